@@ -1,0 +1,2 @@
+// Packet sockets and TAP devices.
+#pragma once

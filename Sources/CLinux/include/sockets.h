@@ -1,0 +1,2 @@
+// TCP_REPAIR, TCP_INFO, SIOCINQ and SIOCOUTQ, epoll.
+#pragma once

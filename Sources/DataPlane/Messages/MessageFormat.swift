@@ -1,0 +1,83 @@
+/// Where, in a stream of messages, length, kind, id and routing key lie: a table, not code.
+///
+/// Covers the iSCSI basic header segment (RFC 7143 section 11.2), the ONC RPC record mark (RFC 5531
+/// section 11) and SMB2 over direct TCP (MS-SMB2 section 2.1). Offsets count octets from the first octet of
+/// the message; numbers are big endian unless said.
+public struct MessageFormat: Hashable, Sendable {
+    /// A field of a message header.
+    public struct Field: Hashable, Sendable {
+        public var offset: UInt16
+        /// 1, 2, 4 or 8 octets.
+        public var width: UInt8
+        public var isLittleEndian: Bool
+        /// Applied after loading.
+        public var mask: UInt64
+        public init(offset: UInt16, width: UInt8, isLittleEndian: Bool = false, mask: UInt64 = .max) {
+            self.offset = offset
+            self.width = width
+            self.isLittleEndian = isLittleEndian
+            self.mask = mask
+        }
+    }
+
+    /// One addend of the message's length: `(field & mask) * scale`, rounded up to `alignment` octets.
+    public struct LengthTerm: Hashable, Sendable {
+        public var field: Field
+        public var scale: UInt32
+        public var alignment: UInt32
+        public init(field: Field, scale: UInt32 = 1, alignment: UInt32 = 1) {
+            self.field = field
+            self.scale = scale
+            self.alignment = alignment
+        }
+    }
+
+    /// Octets that are always there, and that must be seen before the message's length is known.
+    public var headerLength: UInt16
+    /// Message length = headerLength + sum of the terms (+ trailing digest octets, see `fixedExtra`).
+    public var lengthTerms: [LengthTerm]
+    /// Octets added to every message (header digest), and those added when there is payload (data digest).
+    public var fixedExtra: UInt16
+    public var payloadExtra: UInt16
+    /// Longest message that is accepted; beyond it the stream is malformed.
+    public var maximumLength: UInt32
+    /// What the message is (iSCSI: opcode, 6 bits).
+    public var kind: Field
+    /// Which request it is or answers (iSCSI: initiator task tag).
+    public var id: Field?
+    /// To which resource it goes (iSCSI: LUN).
+    public var routingKey: Field?
+
+    public init(
+        headerLength: UInt16, lengthTerms: [LengthTerm], fixedExtra: UInt16 = 0,
+        payloadExtra: UInt16 = 0, maximumLength: UInt32 = 1 << 24, kind: Field, id: Field? = nil,
+        routingKey: Field? = nil
+    ) {
+        self.headerLength = headerLength
+        self.lengthTerms = lengthTerms
+        self.fixedExtra = fixedExtra
+        self.payloadExtra = payloadExtra
+        self.maximumLength = maximumLength
+        self.kind = kind
+        self.id = id
+        self.routingKey = routingKey
+    }
+}
+
+/// A change made to a field of every message of the given kinds that passes in one direction.
+public struct MessageEdit: Hashable, Sendable {
+    public enum Operation: Hashable, Sendable {
+        /// Adds modulo 2^(8 * width).
+        case add(UInt64)
+        case set(UInt64)
+    }
+    public var field: MessageFormat.Field
+    public var operation: Operation
+    /// Bit k set: applies to kind k (0 ..< 64).
+    public var kinds: UInt64
+    public init(field: MessageFormat.Field, operation: Operation, kinds: UInt64 = .max) {
+        self.field = field
+        self.operation = operation
+        self.kinds = kinds
+    }
+}

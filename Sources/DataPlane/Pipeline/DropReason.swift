@@ -1,0 +1,44 @@
+/// Why a packet was not forwarded. Every drop has one; each is a counter.
+public enum DropReason: UInt8, CaseIterable, Sendable {
+    // Parsing
+    case frameTooShort
+    case malformedVLAN
+    case malformedARP
+    case malformedIPv4
+    case malformedIPv6
+    case malformedTCP
+    case malformedUDP
+    case malformedICMP
+    case headerChecksum
+    // Rules and switching
+    case noRule
+    case ruleAction
+    case noSuchPort
+    case portDown
+    case sourceIsDestinationPort
+    case reservedMulticast
+    case ttlExpired
+    case tooBig
+    case actionLimit
+    // Fragments
+    case fragmentTooSmall
+    case fragmentNoFirst
+    case fragmentTableFull
+    case fragmentQueueFull
+    // Splices
+    case spliceUnknown
+    case spliceHoldFull
+    case spliceKernelPacket
+    case spliceClosed
+    case spliceMalformed
+    case spliceNoRoute
+    // Messages
+    case messageHoldFull
+    case messageMalformed
+    // Output
+    case transmitQueueFull
+    case faultInjected
+    // Limits
+    case synLimit
+    case icmpLimit
+}

@@ -1,0 +1,33 @@
+/// What the dataplane tells the control plane, through a bounded ring. Plain values: emitting one
+/// allocates nothing. When the ring is full the event is lost and counted; all state that events tell
+/// of can also be asked for.
+public enum Event: Sendable {
+    /// A rule or an exact flow was removed by a time-out.
+    case ruleExpired(ruleID: UInt32, cookie: UInt64, isHard: Bool)
+    case flowExpired(key: FlowKey, cookie: UInt64)
+    /// Port state: device vanished, came back, link up or down.
+    case portChanged(port: PortNumber, isUp: Bool)
+    /// A packet went to the CPU port because no flow took it (rate limited).
+    case punt(port: PortNumber, key: FlowKey)
+    /// A draining or held splice saw a packet: time to look at its positions again.
+    case spliceProgress(SpliceID)
+    /// Both FINs were acknowledged, a reset passed, or the idle time-out came.
+    case spliceClosed(SpliceID, SpliceCloseReason)
+    /// A message of a kind that the splice does not carry is being held at this position: unsplice.
+    case spliceMessageHeld(SpliceID, side: SpliceSide)
+}
+
+public enum SpliceCloseReason: UInt8, Sendable {
+    case finished
+    case resetByClient
+    case resetByServer
+    case idle
+}
+
+/// The two ends of a splice.
+public enum SpliceSide: UInt8, Sendable, CaseIterable {
+    case client = 0
+    case server = 1
+    @inlinable public var other: SpliceSide { self == .client ? .server : .client }
+    @inlinable var index: Int { Int(rawValue) }
+}

@@ -1,0 +1,105 @@
+/// The steps of a splice's life that the control plane drives.
+public enum SpliceCommand: Sendable {
+    /// Starts following the client leg (state `slow`).
+    case open(SpliceID, client: SpliceLeg, usesTimestamps: Bool, usesSACK: Bool)
+    /// Starts following the server leg; replaces an earlier one.
+    case attachServer(SpliceID, SpliceLeg)
+    /// Corrects the scales and base of a leg after its handshake.
+    case updateLeg(SpliceID, SpliceSide, remoteScale: UInt8, localScale: UInt8, remoteBase: SequenceNumber)
+    case beginDrainToSplice(SpliceID)
+    /// Asks both ends for an answer with their exact positions.
+    case probe(SpliceID)
+    case hold(SpliceID)
+    /// Back to `drainToSplice` after a freeze that came too early: kept kernel packets are sent.
+    case resumeDrain(SpliceID)
+    /// Gives up: back to `slow`.
+    case abortToSlow(SpliceID)
+    /// Positions of both frozen sockets, index by side: computes the translation, enters `spliced`.
+    case install(SpliceID, client: SocketPositions, server: SocketPositions, messages: SpliceMessages?)
+    case beginDrainToSlow(SpliceID)
+    /// Back to `spliced` after a drain that took too long.
+    case abortToSpliced(SpliceID)
+    /// After the kernel sockets were built at the snapshot's positions: enters `slow`.
+    case finishToSlow(SpliceID)
+    /// Reads state and positions.
+    case inspect(SpliceID)
+    /// Ends the splice in any state and frees the record after a while.
+    case close(SpliceID)
+    /// Idle time-out in seconds in the spliced state; 0: none.
+    case setIdleTimeout(SpliceID, seconds: UInt32)
+}
+
+/// Message tracking in the spliced state.
+public struct SpliceMessages: Hashable, Sendable {
+    public var format: MessageFormat
+    /// By side where the messages come from.
+    public var clientEdits: [MessageEdit]
+    public var serverEdits: [MessageEdit]
+    /// Octets from the splice's position (receiveNext of the side) to the next message header.
+    public var clientHeaderDistance: UInt32
+    public var serverHeaderDistance: UInt32
+    /// Bit k: a message of kind k from the client is held and the control plane asked to unsplice.
+    public var clientHoldKinds: UInt64
+    public init(
+        format: MessageFormat, clientEdits: [MessageEdit] = [], serverEdits: [MessageEdit] = [],
+        clientHeaderDistance: UInt32 = 0, serverHeaderDistance: UInt32 = 0,
+        clientHoldKinds: UInt64 = 0
+    ) {
+        self.format = format
+        self.clientEdits = clientEdits
+        self.serverEdits = serverEdits
+        self.clientHeaderDistance = clientHeaderDistance
+        self.serverHeaderDistance = serverHeaderDistance
+        self.clientHoldKinds = clientHoldKinds
+    }
+}
+
+/// Positions of one side, as the packets told them. All in this side's own sequence space.
+public struct SpliceSideSnapshot: Hashable, Sendable {
+    /// False until a packet of the side was seen.
+    public var isKnown = false
+    /// Highest sequence end and newest acknowledgement, window (not scaled) and WL1 received.
+    public var receivedEnd = SequenceNumber(0)
+    public var acknowledged = SequenceNumber(0)
+    public var window: UInt16 = 0
+    public var windowUpdate = SequenceNumber(0)
+    /// Drain cut-off: data beyond it is held.
+    public var cutoff = SequenceNumber(0)
+    public var isCutoffValid = false
+    public var hasFIN = false
+    public var finSequence = SequenceNumber(0)
+    /// What we have sent to the end: acknowledgement, right window edge, TSval.
+    public var sentEnd = SequenceNumber(0)
+    public var sentAcknowledgement = SequenceNumber(0)
+    public var sentEdge = SequenceNumber(0)
+    public var sentTimestamp: UInt32 = 0
+    public var remoteScale: UInt8 = 0
+    public var localScale: UInt8 = 0
+    public var heldPackets: UInt32 = 0
+    public var packets: UInt64 = 0
+    public var bytes: UInt64 = 0
+    public var remoteMAC = MACAddress.zero
+    public var port: PortNumber = 0
+    /// Octets from the unsplice position to the next message header, when messages are tracked.
+    public var headerDistance: UInt32 = 0
+    public init() {}
+}
+
+public struct SpliceSnapshot: Hashable, Sendable {
+    public var id: SpliceID = 0
+    public var state = SpliceState.free
+    public var client = SpliceSideSnapshot()
+    public var server = SpliceSideSnapshot()
+    /// Everything forwarded up to the cut-offs is acknowledged, both ways.
+    public var isQuiet = false
+    public var closeReason: SpliceCloseReason?
+    /// Added to sequence numbers of packets that come from the side.
+    public var clientDelta: UInt32 = 0
+    public var serverDelta: UInt32 = 0
+    public init() {}
+
+    public subscript(_ side: SpliceSide) -> SpliceSideSnapshot {
+        get { side == .client ? client : server }
+        set { if side == .client { client = newValue } else { server = newValue } }
+    }
+}
