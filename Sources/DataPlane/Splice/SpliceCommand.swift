@@ -5,7 +5,10 @@ public enum SpliceCommand: Sendable {
     /// Starts following the server leg; replaces an earlier one.
     case attachServer(SpliceID, SpliceLeg)
     /// Corrects the scales and base of a leg after its handshake.
-    case updateLeg(SpliceID, SpliceSide, remoteScale: UInt8, localScale: UInt8, remoteBase: SequenceNumber)
+    /// `receivedEnd`: what the socket has received, used until a packet of the side was seen.
+    case updateLeg(
+        SpliceID, SpliceSide, remoteScale: UInt8, localScale: UInt8, remoteBase: SequenceNumber,
+        receivedEnd: SequenceNumber)
     case beginDrainToSplice(SpliceID)
     /// Asks both ends for an answer with their exact positions.
     case probe(SpliceID)
@@ -19,8 +22,8 @@ public enum SpliceCommand: Sendable {
     case beginDrainToSlow(SpliceID)
     /// Back to `spliced` after a drain that took too long.
     case abortToSpliced(SpliceID)
-    /// After the kernel sockets were built at the snapshot's positions: enters `slow`.
-    case finishToSlow(SpliceID)
+    /// After the kernel sockets were built at these positions: enters `slow`.
+    case finishToSlow(SpliceID, client: SocketPositions, server: SocketPositions)
     /// Reads state and positions.
     case inspect(SpliceID)
     /// Ends the splice in any state and frees the record after a while.

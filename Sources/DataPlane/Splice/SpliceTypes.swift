@@ -23,6 +23,8 @@ public struct SpliceLeg: Hashable, Sendable {
     public var localMAC: MACAddress
     public var remoteAddress: IPAddress
     public var remotePort: UInt16
+    /// Known from the neighbour table; zero: learned from the first packet.
+    public var remoteMAC: MACAddress
     /// Window scale announced by the remote end, and by us to it.
     public var remoteScale: UInt8
     public var localScale: UInt8
@@ -34,7 +36,8 @@ public struct SpliceLeg: Hashable, Sendable {
 
     public init(
         domain: DomainID, localAddress: IPAddress, localPort: UInt16, localMAC: MACAddress,
-        remoteAddress: IPAddress, remotePort: UInt16, remoteScale: UInt8 = 0,
+        remoteAddress: IPAddress, remotePort: UInt16, remoteMAC: MACAddress = .zero,
+        remoteScale: UInt8 = 0,
         localScale: UInt8 = 0, remoteBase: SequenceNumber = SequenceNumber(0),
         stripTimestamps: Bool = false, stripSACK: Bool = false
     ) {
@@ -44,6 +47,7 @@ public struct SpliceLeg: Hashable, Sendable {
         self.localMAC = localMAC
         self.remoteAddress = remoteAddress
         self.remotePort = remotePort
+        self.remoteMAC = remoteMAC
         self.remoteScale = remoteScale
         self.localScale = localScale
         self.remoteBase = remoteBase

@@ -1,3 +1,5 @@
+import Glibc
+
 /// What became of a packet that a splice took.
 enum SpliceDisposition {
     case forwarded(PortNumber)
@@ -8,42 +10,182 @@ enum SpliceDisposition {
 }
 
 /// All splices of a switch: records in raw memory, indexed by `SpliceID`.
+///
+/// A splice joins two TCP connections, one for each side. In the state `slow` both end in kernel sockets
+/// behind the CPU ports and the splicer only follows positions; in `spliced` a packet from one end is
+/// rewritten and sent to the other. The way between the two states, and the reasons for every rule here,
+/// are in DESIGN.md, "Splice and unsplice".
 struct Splicer: ~Copyable {
     let capacity: Int
+    let records: UnsafeMutablePointer<SpliceRecord>
+    let sides: UnsafeMutablePointer<SpliceSideRecord>
+    /// Numbers of the splices that are not free, in no order.
+    let active: UnsafeMutablePointer<SpliceID>
+    var activeCount = 0
+    var tickCursor = 0
+    var pool: HeldFramePool
+    var counters = SpliceCounters()
+
+    /// For one side of one splice.
+    static let heldFramesMaximum: UInt32 = 20_000
+    static let heldBytesMaximum: UInt64 = 32 << 20
+    static let keptFramesMaximum: UInt32 = 16
+    static let gapFramesMaximum: UInt32 = 4_096
+    /// How long floors hold after positions changed hands, ns.
+    static let floorTime: UInt64 = 1_000_000_000
+    /// How long an ended splice still translates or swallows late packets, ns.
+    static let lingerTime: UInt64 = 5_000_000_000
 
     init(capacity: Int, heldBytesMaximum: Int = 256 << 20) {
         self.capacity = capacity
+        records = .allocate(capacity: max(1, capacity))
+        records.initialize(repeating: SpliceRecord(), count: max(1, capacity))
+        sides = .allocate(capacity: max(1, capacity) * 2)
+        sides.initialize(repeating: SpliceSideRecord(), count: max(1, capacity) * 2)
+        active = .allocate(capacity: max(1, capacity))
+        active.initialize(repeating: 0, count: max(1, capacity))
+        pool = HeldFramePool(maximum: heldBytesMaximum)
     }
 
-    /// Nil when `apply` will do the command.
-    func check(_ command: SpliceCommand) -> BatchError.Reason? { nil }
+    deinit {
+        for index in 0..<(capacity * 2) {
+            guard let tracker = sides[index].tracker else { continue }
+            tracker.deinitialize(count: 1)
+            tracker.deallocate()
+        }
+        records.deallocate()
+        sides.deallocate()
+        active.deallocate()
+    }
 
-    /// Does a checked command.
-    mutating func apply<Output: FrameOutput & ~Copyable>(
-        _ command: SpliceCommand, flows: inout FlowTable, output: inout Output, now: UInt64
-    ) -> CommandResult { .done }
+    @inline(__always)
+    func side(_ id: SpliceID, _ side: SpliceSide) -> UnsafeMutablePointer<SpliceSideRecord> {
+        sides + (Int(id) &* 2 &+ side.index)
+    }
 
-    /// A packet of splice `id` that came from the end (`origin` network) or the CPU port of `side`.
-    mutating func process<Output: FrameOutput & ~Copyable>(
-        _ id: SpliceID, side: SpliceSide, origin: FlowKey.Origin, frame: Frame,
-        headers: inout PacketHeaders, ingress: PortNumber, output: inout Output, now: UInt64
-    ) -> SpliceDisposition { .dropped(.spliceUnknown) }
+    // MARK: Keys
 
-    /// An ICMP error about a packet that was sent to the end of `side`: translated for the other end.
-    /// False when it is not for this splice's fast path and must take the normal way.
-    mutating func processICMPError<Output: FrameOutput & ~Copyable>(
-        _ id: SpliceID, side: SpliceSide, frame: Frame, headers: PacketHeaders,
-        output: inout Output, now: UInt64
-    ) -> Bool { false }
+    func networkKey(_ side: UnsafeMutablePointer<SpliceSideRecord>) -> FlowKey {
+        FlowKey(
+            source: side.pointee.remoteAddress, sourcePort: side.pointee.remotePort,
+            destination: side.pointee.localAddress, destinationPort: side.pointee.localPort,
+            ipProtocol: IPProtocol.tcp, domain: side.pointee.domain, origin: .network)
+    }
 
-    /// A later fragment of a datagram whose first fragment went to this splice.
-    mutating func processFragment<Output: FrameOutput & ~Copyable>(
-        _ id: SpliceID, side: SpliceSide, frame: Frame, headers: PacketHeaders,
-        output: inout Output, now: UInt64
-    ) -> SpliceDisposition { .dropped(.spliceUnknown) }
+    func cpuKey(_ side: UnsafeMutablePointer<SpliceSideRecord>) -> FlowKey {
+        FlowKey(
+            source: side.pointee.localAddress, sourcePort: side.pointee.localPort,
+            destination: side.pointee.remoteAddress, destinationPort: side.pointee.remotePort,
+            ipProtocol: IPProtocol.tcp, domain: side.pointee.domain, origin: .cpu)
+    }
 
-    /// Time-outs; called every few milliseconds by the worker.
+    /// Enters both keys of a side. False when the table is full or a key is taken: nothing is entered.
+    mutating func bind(_ id: SpliceID, _ side: SpliceSide, flows: inout FlowTable) -> Bool {
+        let record = self.side(id, side)
+        guard flows.insert(networkKey(record), .splice(id, side)) else { return false }
+        guard flows.insert(cpuKey(record), .splice(id, side)) else {
+            _ = flows.remove(networkKey(record))
+            return false
+        }
+        record.pointee.isBound = true
+        return true
+    }
+
+    mutating func unbind(_ id: SpliceID, _ side: SpliceSide, flows: inout FlowTable) {
+        let record = self.side(id, side)
+        guard record.pointee.isBound else { return }
+        _ = flows.remove(networkKey(record))
+        _ = flows.remove(cpuKey(record))
+        record.pointee.isBound = false
+    }
+
+    // MARK: Records
+
+    func isOpen(_ id: SpliceID) -> Bool {
+        id < UInt32(clamping: capacity) && records[Int(id)].state != .free
+    }
+
+    mutating func activate(_ id: SpliceID) {
+        records[Int(id)].activeIndex = UInt32(activeCount)
+        active[activeCount] = id
+        activeCount += 1
+    }
+
+    /// Frees the record: keys, queues, trackers.
+    mutating func release(_ id: SpliceID, flows: inout FlowTable) {
+        for which in SpliceSide.allCases {
+            unbind(id, which, flows: &flows)
+            clearSide(id, which)
+        }
+        let index = Int(records[Int(id)].activeIndex)
+        activeCount -= 1
+        let moved = active[activeCount]
+        active[index] = moved
+        records[Int(moved)].activeIndex = UInt32(index)
+        records[Int(id)] = SpliceRecord()
+    }
+
+    /// Back to "nothing known"; the side must not be bound any more.
+    mutating func clearSide(_ id: SpliceID, _ which: SpliceSide) {
+        let record = side(id, which)
+        pool.removeAll(of: &record.pointee.held)
+        pool.removeAll(of: &record.pointee.kept)
+        pool.removeAll(of: &record.pointee.gap)
+        dropTracker(record)
+        record.pointee = SpliceSideRecord()
+    }
+
+    func dropTracker(_ record: UnsafeMutablePointer<SpliceSideRecord>) {
+        guard let tracker = record.pointee.tracker else { return }
+        tracker.deinitialize(count: 1)
+        tracker.deallocate()
+        record.pointee.tracker = nil
+    }
+
+    /// Tells the control plane, once until it looks, that a splice it is moving saw a packet.
+    mutating func progress<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, output: inout Output
+    ) {
+        guard !records[Int(id)].isProgressPending else { return }
+        records[Int(id)].isProgressPending = true
+        output.emit(.spliceProgress(id))
+    }
+
+    // MARK: Time
+
+    /// Time-outs; called every few milliseconds by the worker. Looks at a bounded number of splices.
     mutating func tick<Output: FrameOutput & ~Copyable>(
         flows: inout FlowTable, output: inout Output, now: UInt64
-    ) {}
+    ) {
+        for _ in 0..<min(activeCount, 512) {
+            if tickCursor >= activeCount { tickCursor = 0 }
+            guard tickCursor < activeCount else { return }
+            let id = active[tickCursor]
+            tickCursor += 1
+            let record = records + Int(id)
+            if record.pointee.retireAt != 0, now >= record.pointee.retireAt {
+                release(id, flows: &flows)
+                continue
+            }
+            guard record.pointee.state == .spliced, record.pointee.closingSince == 0,
+                record.pointee.idleTimeout != 0
+            else { continue }
+            let last = max(
+                side(id, .client).pointee.lastReceived, side(id, .server).pointee.lastReceived)
+            if now > last, now &- last >= record.pointee.idleTimeout {
+                endSession(id, .idle, output: &output, now: now)
+            }
+        }
+    }
+
+    /// Notes that the session is over and says so once.
+    mutating func endSession<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ reason: SpliceCloseReason, output: inout Output, now: UInt64
+    ) {
+        let record = records + Int(id)
+        guard record.pointee.closingSince == 0 else { return }
+        record.pointee.closingSince = max(1, now)
+        record.pointee.closeReason = reason
+        output.emit(.spliceClosed(id, reason))
+    }
 }

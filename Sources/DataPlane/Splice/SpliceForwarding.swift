@@ -1,0 +1,363 @@
+// Packets of a splice, by state.
+
+extension Splicer {
+    /// A packet of splice `id` that came from the end (`origin` network) or the CPU port of `side`.
+    mutating func process<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, side which: SpliceSide, origin: FlowKey.Origin, frame: Frame,
+        headers: inout PacketHeaders, ingress: PortNumber, output: inout Output, now: UInt64
+    ) -> SpliceDisposition {
+        guard isOpen(id), headers.transportOffset >= 0 else { return .dropped(.spliceUnknown) }
+        if origin == .cpu {
+            return processFromSocket(
+                id, which, frame: frame, headers: &headers, output: &output, now: now)
+        }
+        return processFromEnd(
+            id, which, frame: frame, headers: &headers, ingress: ingress, isRelease: false,
+            output: &output, now: now)
+    }
+
+    // MARK: From a remote end
+
+    /// `isRelease`: the packet waited in a queue and is older than others that went ahead of it.
+    mutating func processFromEnd<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, frame: Frame, headers: inout PacketHeaders,
+        ingress: PortNumber, isRelease: Bool, output: inout Output, now: UInt64
+    ) -> SpliceDisposition {
+        let record = side(id, which)
+        let state = records[Int(id)].state
+        if isRelease, state != .hold { refresh(record, frame, &headers) }
+        if headers.fragment != 0, state != .slow,
+            state != .spliced || record.pointee.tracker != nil
+        {
+            // A part of a segment can be neither held back nor searched for messages; its sender
+            // retransmits, and does not fragment when path MTU discovery is on.
+            return .dropped(.fragmentTooSmall)
+        }
+        switch state {
+        case .free: return .dropped(.spliceUnknown)
+        case .closed: return .dropped(.spliceClosed)
+        case .slow:
+            trackReceived(record, headers, ingress: ingress, now: now)
+            clampForSocket(id, record, frame, &headers, now: now)
+            output.transmitToCPU(frame, domain: record.pointee.domain, now: now)
+            return .toCPU
+        case .hold:
+            progress(id, output: &output)
+            return hold(record, frame, ingress: ingress)
+        case .spliced:
+            return forward(
+                id, which, frame: frame, headers: &headers, ingress: ingress, output: &output,
+                now: now)
+        case .drainToSplice, .drainToSlow:
+            progress(id, output: &output)
+            return drain(
+                id, which, frame: frame, headers: &headers, ingress: ingress,
+                isRelease: isRelease, output: &output, now: now)
+        }
+    }
+
+    /// A released packet may be older than retransmissions that went ahead of it: its timestamp would
+    /// fail PAWS (RFC 7323 section 5.3), and an acknowledgement far behind makes Linux since 6.7 drop
+    /// the whole segment. Both are raised to the newest already passed on.
+    private mutating func refresh(
+        _ record: UnsafeMutablePointer<SpliceSideRecord>, _ frame: Frame,
+        _ headers: inout PacketHeaders
+    ) {
+        let before = SegmentSums(frame, headers)
+        var isChanged = false
+        if headers.timestampOffset >= 0, record.pointee.isTimestampSeen,
+            Int32(bitPattern: headers.timestampValue &- record.pointee.timestamp) < 0
+        {
+            headers.timestampValue = record.pointee.timestamp
+            (frame.start + Int(headers.timestampOffset)).store32(headers.timestampValue, 2)
+            counters.timestampsRaised &+= 1
+            isChanged = true
+        }
+        if headers.tcpFlags & TCPFlags.ack != 0, record.pointee.isSeen,
+            headers.acknowledgement.isBefore(record.pointee.acknowledged)
+        {
+            raiseAcknowledgement(
+                to: record.pointee.acknowledged, scale: record.pointee.remoteScale, frame, &headers)
+            isChanged = true
+        }
+        if isChanged { updateChecksums(frame, headers, before: before) }
+    }
+
+    /// The window shrinks by what the acknowledgement grows, so that the edge stays.
+    private mutating func raiseAcknowledgement(
+        to acknowledgement: SequenceNumber, scale: UInt8, _ frame: Frame,
+        _ headers: inout PacketHeaders
+    ) {
+        let raised = UInt64(acknowledgement - headers.acknowledgement)
+        let window = UInt64(headers.window) << UInt64(scale)
+        headers.acknowledgement = acknowledgement
+        headers.window = UInt16(
+            truncatingIfNeeded: (window > raised ? window - raised : 0) >> UInt64(scale))
+        let tcp = frame.start + Int(headers.transportOffset)
+        tcp.store32(acknowledgement.rawValue, 8)
+        tcp.store16(headers.window, 14)
+        counters.acknowledgementsRaised &+= 1
+    }
+
+    /// A repaired socket has `bytes_acked` 0: since Linux 6.7 it drops, payload and all, every segment
+    /// whose acknowledgement is below its SND.UNA or above its SND.NXT.
+    private mutating func clampForSocket(
+        _ id: SpliceID, _ record: UnsafeMutablePointer<SpliceSideRecord>, _ frame: Frame,
+        _ headers: inout PacketHeaders, now: UInt64
+    ) {
+        guard record.pointee.clampsAcknowledgement, headers.tcpFlags & TCPFlags.ack != 0 else {
+            return
+        }
+        let splice = records + Int(id)
+        if splice.pointee.floorUntil != 0, now > splice.pointee.floorUntil {
+            splice.pointee.floorUntil = 0
+        }
+        let before = SegmentSums(frame, headers)
+        if splice.pointee.floorUntil != 0,
+            headers.acknowledgement.isBefore(record.pointee.acknowledgementFloor)
+        {
+            raiseAcknowledgement(
+                to: record.pointee.acknowledgementFloor, scale: record.pointee.remoteScale, frame,
+                &headers)
+        } else if headers.acknowledgement.isAfter(record.pointee.sentEnd) {
+            headers.acknowledgement = record.pointee.sentEnd
+            (frame.start + Int(headers.transportOffset)).store32(
+                headers.acknowledgement.rawValue, 8)
+            counters.acknowledgementsLimited &+= 1
+        } else {
+            return
+        }
+        updateChecksums(frame, headers, before: before)
+    }
+
+    private mutating func hold(
+        _ record: UnsafeMutablePointer<SpliceSideRecord>, _ frame: Frame, ingress: PortNumber
+    ) -> SpliceDisposition {
+        guard record.pointee.held.count < Self.heldFramesMaximum,
+            record.pointee.held.bytes < Self.heldBytesMaximum,
+            pool.append(frame, ingress: ingress, to: &record.pointee.held)
+        else { return .dropped(.spliceHoldFull) }
+        counters.held &+= 1
+        return .held
+    }
+
+    /// Data beyond the cut-off waits; what is below it, and acknowledgements, go on.
+    private mutating func drain<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, frame: Frame, headers: inout PacketHeaders,
+        ingress: PortNumber, isRelease: Bool, output: inout Output, now: UInt64
+    ) -> SpliceDisposition {
+        let record = side(id, which)
+        if headers.tcpFlags & (TCPFlags.rst | TCPFlags.syn) != 0 {
+            return passDrain(
+                id, which, frame: frame, headers: &headers, ingress: ingress, output: &output,
+                now: now)
+        }
+        let hasData = headers.payloadLength > 0 || headers.tcpFlags & TCPFlags.fin != 0
+        let isBeyond =
+            hasData && record.pointee.isCutoffValid
+            && headers.sequenceEnd.isAfter(record.pointee.cutoff)
+        guard isBeyond else {
+            return passDrain(
+                id, which, frame: frame, headers: &headers, ingress: ingress, output: &output,
+                now: now)
+        }
+        let disposition = hold(record, frame, ingress: ingress)
+        if isRelease { return disposition }
+        let below = headers.sequence.isBefore(record.pointee.cutoff)
+        let keep =
+            below
+            ? min(Int(headers.payloadLength), Int(record.pointee.cutoff - headers.sequence)) : 0
+        if keep > 0 || headers.sackCount > 0 || headers.window != record.pointee.window
+            || headers.acknowledgement.isAfter(record.pointee.acknowledged)
+        {
+            let part = slice(
+                frame, headers, offset: 0, count: keep, into: output.scratch(now: now))
+            var partHeaders = PacketHeaders()
+            if PacketHeaders.parse(part, into: &partHeaders) == nil {
+                _ = passDrain(
+                    id, which, frame: part, headers: &partHeaders, ingress: ingress,
+                    output: &output, now: now)
+            }
+        }
+        return disposition
+    }
+
+    private mutating func passDrain<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, frame: Frame, headers: inout PacketHeaders,
+        ingress: PortNumber, output: inout Output, now: UInt64
+    ) -> SpliceDisposition {
+        if records[Int(id)].state == .drainToSlow {
+            return forward(
+                id, which, frame: frame, headers: &headers, ingress: ingress, output: &output,
+                now: now)
+        }
+        let record = side(id, which)
+        trackReceived(record, headers, ingress: ingress, now: now)
+        clampForSocket(id, record, frame, &headers, now: now)
+        output.transmitToCPU(frame, domain: record.pointee.domain, now: now)
+        return .toCPU
+    }
+
+    // MARK: End to end
+
+    /// The fast path: from one end to the other.
+    mutating func forward<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, frame: Frame, headers: inout PacketHeaders,
+        ingress: PortNumber, output: inout Output, now: UInt64
+    ) -> SpliceDisposition {
+        let record = side(id, which)
+        trackReceived(record, headers, ingress: ingress, now: now)
+        var payload: UInt32 = 0
+        if record.pointee.tracker != nil, headers.payloadLength > 0 {
+            switch followMessages(id, which, frame: frame, headers: headers, payload: &payload) {
+            case .forward: break
+            case .part(let count):
+                return forwardPart(
+                    id, which, count, frame: frame, headers: headers, ingress: ingress,
+                    output: &output, now: now)
+            case .drop(let reason): return .dropped(reason)
+            }
+        }
+        let disposition = transmitTranslated(
+            id, which, frame: frame, headers: &headers, payload: payload, output: &output,
+            now: now)
+        if record.pointee.tracker != nil, !record.pointee.gap.isEmpty {
+            releaseGap(id, which, output: &output, now: now)
+        }
+        return disposition
+    }
+
+    /// Rewrites, follows, sends; notices the end of the session.
+    mutating func transmitTranslated<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, frame: Frame, headers: inout PacketHeaders,
+        payload: UInt32, output: inout Output, now: UInt64
+    ) -> SpliceDisposition {
+        let record = side(id, which)
+        let destination = side(id, which.other)
+        if headers.fragment == 1 {
+            record.pointee.fragmentIdentification = headers.identification
+            record.pointee.fragmentSequence = headers.sequence
+            record.pointee.fragmentHeaderLength = UInt32(bitPattern: headers.tcpHeaderLength)
+            record.pointee.isFragmentValid = true
+        }
+        rewrite(
+            id, from: which, frame: frame, headers: &headers, payload: payload, now: now)
+        trackSent(destination, headers)
+        record.pointee.packets &+= 1
+        record.pointee.bytes &+= UInt64(frame.length)
+        let port = egress(destination, output)
+        if port != 0 { output.transmit(frame, to: port, now: now) }
+        noticeEnd(id, which, headers, output: &output, now: now)
+        return port == 0 ? .dropped(.spliceNoRoute) : .forwarded(port)
+    }
+
+    @inline(__always)
+    private mutating func noticeEnd<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, _ headers: PacketHeaders, output: inout Output,
+        now: UInt64
+    ) {
+        if headers.tcpFlags & TCPFlags.rst != 0 {
+            endSession(
+                id, which == .client ? .resetByClient : .resetByServer, output: &output, now: now)
+            return
+        }
+        let client = side(id, .client)
+        let server = side(id, .server)
+        guard client.pointee.hasFIN, server.pointee.hasFIN,
+            records[Int(id)].closingSince == 0,
+            server.pointee.acknowledged.isAfter(
+                client.pointee.finSequence + client.pointee.sequenceDelta),
+            client.pointee.acknowledged.isAfter(
+                server.pointee.finSequence + server.pointee.sequenceDelta)
+        else { return }
+        endSession(id, .finished, output: &output, now: now)
+    }
+
+    // MARK: From our own sockets
+
+    /// A packet that the kernel emitted on the tuple of a splice.
+    private mutating func processFromSocket<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, frame: Frame, headers: inout PacketHeaders,
+        output: inout Output, now: UInt64
+    ) -> SpliceDisposition {
+        let record = side(id, which)
+        switch records[Int(id)].state {
+        case .slow, .drainToSplice:
+            let isFirst =
+                headers.tcpFlags & (TCPFlags.syn | TCPFlags.ack) == TCPFlags.syn
+            if isFirst, record.pointee.stripTimestamps || record.pointee.stripSACK {
+                stripOptions(record, frame, &headers)
+            }
+            liftSequence(record, frame, &headers)
+            if headers.fragment == 0 { trackSent(record, headers) }
+            if record.pointee.remoteMAC == .zero {
+                record.pointee.remoteMAC = headers.destinationMAC
+            }
+            let port = egress(record, output)
+            guard port != 0 else { return .dropped(.spliceNoRoute) }
+            output.transmit(frame, to: port, now: now)
+            return .toNetwork(port)
+        case .hold:
+            // Sent after all when the freeze is undone; forgotten when it succeeds.
+            if record.pointee.kept.count < Self.keptFramesMaximum,
+                pool.append(frame, ingress: 0, to: &record.pointee.kept)
+            {
+                return .held
+            }
+            return .dropped(.spliceHoldFull)
+        default:
+            // A reset must never get out here: the kernel does not know that the tuple is in use.
+            counters.kernelPacketsDropped &+= 1
+            return .dropped(.spliceKernelPacket)
+        }
+    }
+
+    /// After an abrupt move our socket is behind the remote end: its pure acknowledgements carry an old
+    /// sequence number and would be ignored. (One below is a keep-alive and is left alone.)
+    private mutating func liftSequence(
+        _ record: UnsafeMutablePointer<SpliceSideRecord>, _ frame: Frame,
+        _ headers: inout PacketHeaders
+    ) {
+        let control = TCPFlags.syn | TCPFlags.fin | TCPFlags.rst
+        guard record.pointee.clampsAcknowledgement, headers.payloadLength == 0,
+            headers.tcpFlags & control == 0,
+            headers.sequence.isBefore(record.pointee.acknowledged - 1)
+        else { return }
+        let before = SegmentSums(frame, headers)
+        headers.sequence = record.pointee.acknowledged
+        (frame.start + Int(headers.transportOffset)).store32(headers.sequence.rawValue, 4)
+        updateChecksums(frame, headers, before: before)
+        counters.sequencesMoved &+= 1
+    }
+
+    /// Blanks options of our SYN that the client did not offer, so that both legs are alike.
+    private func stripOptions(
+        _ record: UnsafeMutablePointer<SpliceSideRecord>, _ frame: Frame,
+        _ headers: inout PacketHeaders
+    ) {
+        let before = SegmentSums(frame, headers)
+        let tcp = frame.start + Int(headers.transportOffset)
+        var offset = 20
+        let end = Int(headers.tcpHeaderLength)
+        while offset < end {
+            let kind = tcp.load8(offset)
+            if kind == 0 { break }
+            if kind == 1 {
+                offset += 1
+                continue
+            }
+            guard offset + 1 < end else { break }
+            let length = Int(tcp.load8(offset + 1))
+            guard length >= 2, offset + length <= end else { break }
+            let strips =
+                (kind == 8 && record.pointee.stripTimestamps)
+                || (kind == 4 && record.pointee.stripSACK)
+            if strips {
+                (tcp + offset).initializeMemory(as: UInt8.self, repeating: 1, count: length)
+            }
+            offset += length
+        }
+        if record.pointee.stripTimestamps { headers.timestampOffset = -1 }
+        updateChecksums(frame, headers, before: before)
+    }
+}

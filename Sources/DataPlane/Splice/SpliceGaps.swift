@@ -1,0 +1,183 @@
+// Message tracking in the spliced state: edits, and packets that must wait because a gap in the stream, or
+// the end of a packet, hides a message header.
+
+extension Splicer {
+    enum Passage {
+        case forward
+        /// Only the first octets may go; the rest waits. 0: nothing.
+        case part(Int)
+        case drop(DropReason)
+    }
+
+    /// Lets the side's tracker see the payload and edit it.
+    func followMessages(
+        _ id: SpliceID, _ which: SpliceSide, frame: Frame, headers: PacketHeaders,
+        payload: inout UInt32
+    ) -> Passage {
+        guard let tracker = side(id, which).pointee.tracker else { return .forward }
+        tracker.pointee.acknowledged(
+            side(id, which.other).pointee.acknowledged
+                - side(id, which).pointee.sequenceDelta)
+        var delta = PayloadDelta()
+        let verdict = tracker.pointee.inspect(
+            payload: frame.start + Int(headers.payloadOffset), length: Int(headers.payloadLength),
+            sequence: headers.sequence, delta: &delta, parityOffset: 0)
+        payload = fold(delta.sum)
+        switch verdict {
+        case .forward: return .forward
+        case .forwardPrefix(let count): return .part(count)
+        case .hold: return .part(0)
+        case .malformed: return .drop(.messageMalformed)
+        }
+    }
+
+    /// Sends the part of a packet that may go and queues the rest.
+    mutating func forwardPart<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, _ count: Int, frame: Frame, headers: PacketHeaders,
+        ingress: PortNumber, output: inout Output, now: UInt64
+    ) -> SpliceDisposition {
+        let record = side(id, which)
+        let hadGap = !record.pointee.gap.isEmpty
+        let rest = slice(
+            frame, headers, offset: count, count: Int(headers.payloadLength) - count,
+            into: output.scratch(now: now))
+        guard record.pointee.gap.count < Self.gapFramesMaximum,
+            pool.append(rest, ingress: ingress, to: &record.pointee.gap)
+        else { return .dropped(.messageHoldFull) }
+        counters.gapHolds &+= 1
+        // What the packet says besides its payload goes on in any case.
+        let part = slice(frame, headers, offset: 0, count: count, into: output.scratch(now: now))
+        var partHeaders = PacketHeaders()
+        if PacketHeaders.parse(part, into: &partHeaders) == nil {
+            _ = transmitTranslated(
+                id, which, frame: part, headers: &partHeaders, payload: 0, output: &output,
+                now: now)
+        }
+        if count > 0, hadGap { releaseGap(id, which, output: &output, now: now) }
+        reportHeldMessage(id, which, output: &output)
+        if count == 0, record.pointee.tracker?.pointee.isKindHeld == false {
+            acknowledgeGap(id, which, headers, output: &output, now: now)
+        }
+        return .held
+    }
+
+    /// Offers what waits behind a gap to the tracker again, as long as something goes on.
+    mutating func releaseGap<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, output: inout Output, now: UInt64
+    ) {
+        let record = side(id, which)
+        var isProgressing = true
+        while isProgressing, !record.pointee.gap.isEmpty {
+            isProgressing = false
+            for _ in 0..<record.pointee.gap.count {
+                if releaseFirstOfGap(id, which, output: &output, now: now) {
+                    isProgressing = true
+                }
+            }
+        }
+        reportHeldMessage(id, which, output: &output)
+    }
+
+    /// True when octets of the first waiting packet went on.
+    private mutating func releaseFirstOfGap<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, output: inout Output, now: UInt64
+    ) -> Bool {
+        let record = side(id, which)
+        guard let (_, frame, ingress) = pool.first(of: record.pointee.gap) else { return false }
+        var headers = PacketHeaders()
+        guard PacketHeaders.parse(frame, into: &headers) == nil else {
+            pool.removeFirst(of: &record.pointee.gap)
+            return false
+        }
+        var payload: UInt32 = 0
+        var didSend = false
+        switch followMessages(id, which, frame: frame, headers: headers, payload: &payload) {
+        case .forward:
+            _ = transmitTranslated(
+                id, which, frame: frame, headers: &headers, payload: payload, output: &output,
+                now: now)
+            counters.released &+= 1
+            didSend = true
+        case .part(let count):
+            if count > 0 {
+                let part = slice(
+                    frame, headers, offset: 0, count: count, into: output.scratch(now: now))
+                var partHeaders = PacketHeaders()
+                if PacketHeaders.parse(part, into: &partHeaders) == nil {
+                    _ = transmitTranslated(
+                        id, which, frame: part, headers: &partHeaders, payload: 0,
+                        output: &output, now: now)
+                }
+                didSend = true
+            }
+            let rest = slice(
+                frame, headers, offset: count, count: Int(headers.payloadLength) - count,
+                into: output.scratch(now: now))
+            if !pool.append(rest, ingress: ingress, to: &record.pointee.gap) {
+                output.count(.messageHoldFull)
+            }
+        case .drop(let reason): output.count(reason)
+        }
+        // The frame's memory goes back: nothing queued may still point to it.
+        output.flush(now: now)
+        pool.removeFirst(of: &record.pointee.gap)
+        return didSend
+    }
+
+    private mutating func reportHeldMessage<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, output: inout Output
+    ) {
+        guard side(id, which).pointee.tracker?.pointee.isKindHeld == true,
+            !records[Int(id)].isMessageHeldReported
+        else { return }
+        records[Int(id)].isMessageHeldReported = true
+        output.emit(.spliceMessageHeld(id, side: which))
+    }
+
+    /// A later fragment of a datagram whose first fragment went to this splice.
+    mutating func processFragment<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, side which: SpliceSide, frame: Frame, headers: PacketHeaders,
+        output: inout Output, now: UInt64
+    ) -> SpliceDisposition {
+        guard isOpen(id) else { return .dropped(.spliceUnknown) }
+        let record = side(id, which)
+        switch records[Int(id)].state {
+        case .slow:
+            output.transmitToCPU(frame, domain: record.pointee.domain, now: now)
+            return .toCPU
+        case .spliced where record.pointee.tracker == nil:
+            return forwardFragment(
+                id, which, frame: frame, headers: headers, output: &output, now: now)
+        default: return .dropped(.fragmentTooSmall)
+        }
+    }
+
+    private mutating func forwardFragment<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, frame: Frame, headers: PacketHeaders,
+        output: inout Output, now: UInt64
+    ) -> SpliceDisposition {
+        let record = side(id, which)
+        let destination = side(id, which.other)
+        if record.pointee.isFragmentValid,
+            record.pointee.fragmentIdentification == headers.identification
+        {
+            // The end in sequence space: the fragment's offset counts from the TCP header.
+            let end =
+                record.pointee.fragmentSequence
+                + (headers.fragmentOffset &+ UInt32(bitPattern: headers.payloadLength)
+                    &- record.pointee.fragmentHeaderLength)
+            if end.isAfter(record.pointee.receivedEnd) { record.pointee.receivedEnd = end }
+            let sent = end + record.pointee.sequenceDelta
+            if sent.isAfter(destination.pointee.sentEnd) { destination.pointee.sentEnd = sent }
+        }
+        var changed = headers
+        rewriteAddresses(frame, &changed, to: destination)
+        if headers.ipVersion == 4 { setHeaderChecksum(frame.start + Int(headers.networkOffset)) }
+        record.pointee.packets &+= 1
+        record.pointee.bytes &+= UInt64(frame.length)
+        let port = egress(destination, output)
+        guard port != 0 else { return .dropped(.spliceNoRoute) }
+        output.transmit(frame, to: port, now: now)
+        return .forwarded(port)
+    }
+}

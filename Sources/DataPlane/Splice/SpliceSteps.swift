@@ -1,0 +1,463 @@
+// The steps of a splice's life, as the control plane commands them.
+
+extension Splicer {
+    /// Nil when `apply` will do the command.
+    func check(_ command: SpliceCommand) -> BatchError.Reason? {
+        switch command {
+        case .open(let id, _, _, _):
+            guard id < UInt32(clamping: capacity) else { return .spliceOutOfRange(id) }
+            return records[Int(id)].state == .free ? nil : .spliceInUse(id)
+        case .attachServer(let id, _): return need(id, [.slow])
+        case .updateLeg(let id, _, _, _, _, _): return need(id, [.slow])
+        case .beginDrainToSplice(let id): return need(id, [.slow])
+        case .probe(let id): return need(id, [.drainToSplice, .drainToSlow, .hold, .spliced])
+        case .hold(let id): return need(id, [.drainToSplice, .drainToSlow, .spliced])
+        case .resumeDrain(let id): return need(id, [.hold])
+        case .abortToSlow(let id): return need(id, [.drainToSplice, .hold])
+        case .install(let id, _, _, let messages):
+            if let messages, !MessageTracker.accepts(messages) { return .spliceState(id, .hold) }
+            return need(id, [.hold])
+        case .beginDrainToSlow(let id): return need(id, [.spliced])
+        case .abortToSpliced(let id): return need(id, [.drainToSlow, .hold])
+        case .finishToSlow(let id, _, _): return need(id, [.hold])
+        case .inspect(let id), .close(let id), .setIdleTimeout(let id, _):
+            guard id < UInt32(clamping: capacity) else { return .spliceOutOfRange(id) }
+            return records[Int(id)].state == .free ? .spliceNotOpen(id) : nil
+        }
+    }
+
+    private func need(_ id: SpliceID, _ states: [SpliceState]) -> BatchError.Reason? {
+        guard id < UInt32(clamping: capacity) else { return .spliceOutOfRange(id) }
+        let record = records[Int(id)]
+        guard record.state != .free else { return .spliceNotOpen(id) }
+        return states.contains(record.state) ? nil : .spliceState(id, record.state)
+    }
+
+    /// Does a checked command.
+    mutating func apply<Output: FrameOutput & ~Copyable>(
+        _ command: SpliceCommand, flows: inout FlowTable, output: inout Output, now: UInt64
+    ) -> CommandResult {
+        switch command {
+        case .open(let id, let leg, let timestamps, let sack):
+            records[Int(id)] = SpliceRecord()
+            activate(id)
+            records[Int(id)].state = .slow
+            records[Int(id)].usesTimestamps = timestamps
+            records[Int(id)].usesSACK = sack
+            attach(id, .client, leg, flows: &flows)
+        case .attachServer(let id, let leg):
+            unbind(id, .server, flows: &flows)
+            clearSide(id, .server)
+            attach(id, .server, leg, flows: &flows)
+        case .updateLeg(let id, let which, let remote, let local, let base, let end):
+            updateLeg(id, which, remoteScale: remote, localScale: local, base: base, end: end)
+        case .beginDrainToSplice(let id): beginDrain(id, .drainToSplice, output: &output, now: now)
+        case .beginDrainToSlow(let id): beginDrain(id, .drainToSlow, output: &output, now: now)
+        case .probe(let id):
+            probe(id, .client, output: &output, now: now)
+            probe(id, .server, output: &output, now: now)
+        case .hold(let id): records[Int(id)].state = .hold
+        case .resumeDrain(let id):
+            records[Int(id)].state = .drainToSplice
+            sendKept(id, output: &output, now: now)
+            releaseHeld(id, output: &output, now: now)
+        case .abortToSlow(let id): leaveDrain(id, .slow, output: &output, now: now)
+        case .abortToSpliced(let id): leaveDrain(id, .spliced, output: &output, now: now)
+        case .install(let id, let client, let server, let messages):
+            install(id, client, server, messages, output: &output, now: now)
+        case .finishToSlow(let id, let client, let server):
+            finishToSlow(id, client, server, output: &output, now: now)
+        case .inspect(let id):
+            records[Int(id)].isProgressPending = false
+            return .splice(snapshot(id))
+        case .close(let id): close(id, flows: &flows, output: &output, now: now)
+        case .setIdleTimeout(let id, let seconds):
+            records[Int(id)].idleTimeout = UInt64(seconds) * 1_000_000_000
+        }
+        return .done
+    }
+
+    private mutating func attach(
+        _ id: SpliceID, _ which: SpliceSide, _ leg: SpliceLeg, flows: inout FlowTable
+    ) {
+        let record = side(id, which)
+        record.pointee.localAddress = leg.localAddress
+        record.pointee.localPort = leg.localPort
+        record.pointee.localMAC = leg.localMAC
+        record.pointee.remoteAddress = leg.remoteAddress
+        record.pointee.remotePort = leg.remotePort
+        record.pointee.remoteMAC = leg.remoteMAC
+        record.pointee.domain = leg.domain
+        record.pointee.remoteScale = leg.remoteScale
+        record.pointee.localScale = leg.localScale
+        record.pointee.remoteBase = leg.remoteBase
+        record.pointee.stripTimestamps = leg.stripTimestamps
+        record.pointee.stripSACK = leg.stripSACK
+        // The keys were checked to be free and the table to have room.
+        _ = bind(id, which, flows: &flows)
+    }
+
+    private func updateLeg(
+        _ id: SpliceID, _ which: SpliceSide, remoteScale: UInt8, localScale: UInt8,
+        base: SequenceNumber, end: SequenceNumber
+    ) {
+        let record = side(id, which)
+        record.pointee.remoteScale = min(14, remoteScale)
+        record.pointee.localScale = min(14, localScale)
+        record.pointee.remoteBase = base
+        if !record.pointee.isSeen {
+            record.pointee.receivedEnd = end
+            record.pointee.isEndValid = true
+        }
+    }
+
+    // MARK: Drains
+
+    private mutating func beginDrain<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ state: SpliceState, output: inout Output, now: UInt64
+    ) {
+        for which in SpliceSide.allCases {
+            let record = side(id, which)
+            if state == .drainToSplice {
+                record.pointee.cutoff = record.pointee.receivedEnd
+                record.pointee.isCutoffValid =
+                    record.pointee.isSeen || record.pointee.isEndValid
+            } else {
+                // What was forwarded: with messages tracked, some that was received waits for more.
+                record.pointee.cutoff =
+                    side(id, which.other).pointee.sentEnd - record.pointee.sequenceDelta
+                record.pointee.isCutoffValid = true
+            }
+        }
+        records[Int(id)].state = state
+        probe(id, .client, output: &output, now: now)
+        probe(id, .server, output: &output, now: now)
+    }
+
+    private mutating func leaveDrain<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ state: SpliceState, output: inout Output, now: UInt64
+    ) {
+        records[Int(id)].state = state
+        side(id, .client).pointee.isCutoffValid = false
+        side(id, .server).pointee.isCutoffValid = false
+        if state == .slow { sendKept(id, output: &output, now: now) }
+        releaseHeld(id, output: &output, now: now)
+    }
+
+    /// Everything forwarded up to the cut-offs is acknowledged, both ways, and message boundaries are
+    /// known at both positions.
+    func isQuiet(_ id: SpliceID) -> Bool {
+        for which in SpliceSide.allCases {
+            let record = side(id, which)
+            let wanted = record.pointee.cutoff + record.pointee.sequenceDelta
+            if side(id, which.other).pointee.acknowledged.isBefore(wanted) { return false }
+            if let tracker = record.pointee.tracker,
+                tracker.pointee.nextHeader.isBefore(record.pointee.cutoff)
+            {
+                return false
+            }
+        }
+        return true
+    }
+
+    // MARK: Queues
+
+    /// Kernel packets of an undone freeze go out after all.
+    private mutating func sendKept<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, output: inout Output, now: UInt64
+    ) {
+        for which in SpliceSide.allCases {
+            let record = side(id, which)
+            while let (_, frame, _) = pool.first(of: record.pointee.kept) {
+                var headers = PacketHeaders()
+                let port = egress(record, output)
+                if PacketHeaders.parse(frame, into: &headers) == nil, port != 0 {
+                    trackSent(record, headers)
+                    output.transmit(frame, to: port, now: now)
+                    output.flush(now: now)
+                }
+                pool.removeFirst(of: &record.pointee.kept)
+            }
+        }
+    }
+
+    /// Hands everything that waits to the state that the splice is in now.
+    mutating func releaseHeld<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, output: inout Output, now: UInt64
+    ) {
+        for which in SpliceSide.allCases {
+            let record = side(id, which)
+            // Taken out whole: what must still wait is queued anew, not met again here.
+            var waiting = record.pointee.held
+            record.pointee.held = FrameQueue()
+            while let (_, frame, ingress) = pool.first(of: waiting) {
+                var headers = PacketHeaders()
+                if PacketHeaders.parse(frame, into: &headers) == nil {
+                    let disposition = processFromEnd(
+                        id, which, frame: frame, headers: &headers, ingress: ingress,
+                        isRelease: true, output: &output, now: now)
+                    if case .dropped(let reason) = disposition { output.count(reason) }
+                    counters.released &+= 1
+                }
+                output.flush(now: now)
+                pool.removeFirst(of: &waiting)
+            }
+        }
+    }
+
+    /// The gap queue goes in front of the held packets: it is older.
+    private mutating func joinGapToHeld(_ record: UnsafeMutablePointer<SpliceSideRecord>) {
+        var gap = record.pointee.gap
+        var held = record.pointee.held
+        var joined = FrameQueue()
+        while let (_, frame, ingress) = pool.first(of: gap) {
+            _ = pool.append(frame, ingress: ingress, to: &joined)
+            pool.removeFirst(of: &gap)
+        }
+        while let (_, frame, ingress) = pool.first(of: held) {
+            _ = pool.append(frame, ingress: ingress, to: &joined)
+            pool.removeFirst(of: &held)
+        }
+        record.pointee.gap = FrameQueue()
+        record.pointee.held = joined
+    }
+
+    // MARK: Positions change hands
+
+    private mutating func install<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ client: SocketPositions, _ server: SocketPositions,
+        _ messages: SpliceMessages?, output: inout Output, now: UInt64
+    ) {
+        side(id, .client).pointee.sequenceDelta = server.sendNext - client.receiveNext
+        side(id, .server).pointee.sequenceDelta = client.sendNext - server.receiveNext
+        takePositions(id, .client, client)
+        takePositions(id, .server, server)
+        if records[Int(id)].usesTimestamps {
+            for which in SpliceSide.allCases {
+                side(id, which).pointee.timestampDelta =
+                    side(id, which.other).pointee.sentTimestamp
+                    &- side(id, which).pointee.timestamp
+            }
+        }
+        if let messages {
+            makeTracker(
+                side(id, .client), messages, messages.clientEdits, messages.clientHoldKinds,
+                nextHeader: client.receiveNext + messages.clientHeaderDistance)
+            makeTracker(
+                side(id, .server), messages, messages.serverEdits, 0,
+                nextHeader: server.receiveNext + messages.serverHeaderDistance)
+        }
+        let record = records + Int(id)
+        record.pointee.floorUntil = now &+ Self.floorTime
+        record.pointee.isMessageHeldReported = false
+        record.pointee.state = .spliced
+        announce(id, .client, client, output: &output, now: now)
+        announce(id, .server, server, output: &output, now: now)
+        pool.removeAll(of: &side(id, .client).pointee.kept)
+        pool.removeAll(of: &side(id, .server).pointee.kept)
+        releaseHeld(id, output: &output, now: now)
+    }
+
+    /// What the frozen socket says becomes what is known of the side.
+    private mutating func takePositions(
+        _ id: SpliceID, _ which: SpliceSide, _ positions: SocketPositions
+    ) {
+        let record = side(id, which)
+        var end = positions.receiveNext
+        if record.pointee.isSeen, record.pointee.receivedEnd.isAfter(end) {
+            end = record.pointee.receivedEnd
+        }
+        record.pointee.receivedEnd = highestEnd(record.pointee.held, from: end)
+        if !record.pointee.isSeen {
+            record.pointee.receivedEnd = positions.receiveNext
+            record.pointee.acknowledged = positions.sendNext
+            record.pointee.windowUpdate = positions.receiveNext
+            record.pointee.window = UInt16(
+                truncatingIfNeeded: min(
+                    65_535, positions.sendWindow >> UInt32(record.pointee.remoteScale)))
+        }
+        record.pointee.sentEnd = positions.sendNext
+        record.pointee.sentAcknowledgement = positions.receiveNext
+        record.pointee.isSent = true
+        if records[Int(id)].usesTimestamps {
+            // The kernel clears bit 0 when it reads; never below the newest that was sent.
+            let next = positions.timestamp | 1
+            let sent = record.pointee.sentTimestamp
+            record.pointee.sentTimestamp = Int32(bitPattern: sent &- next) > 0 ? sent : next
+        }
+        record.pointee.announcedFloor = positions.receiveNext
+        record.pointee.clampsAcknowledgement = false
+        record.pointee.isCutoffValid = false
+    }
+
+    private func highestEnd(_ queue: FrameQueue, from start: SequenceNumber) -> SequenceNumber {
+        var end = start
+        var entry = pool.first(of: queue)
+        while let (block, frame, _) = entry {
+            var headers = PacketHeaders()
+            if PacketHeaders.parse(frame, into: &headers) == nil,
+                headers.transportOffset >= 0, headers.sequenceEnd.isAfter(end)
+            {
+                end = headers.sequenceEnd
+            }
+            entry = pool.next(after: block)
+        }
+        return end
+    }
+
+    private func makeTracker(
+        _ record: UnsafeMutablePointer<SpliceSideRecord>, _ messages: SpliceMessages,
+        _ edits: [MessageEdit], _ holdKinds: UInt64, nextHeader: SequenceNumber
+    ) {
+        dropTracker(record)
+        guard
+            let tracker = MessageTracker.make(
+                messages.format, edits: edits, holdKinds: holdKinds, nextHeader: nextHeader)
+        else { return }
+        record.pointee.tracker = tracker
+    }
+
+    /// A pure acknowledgement with our position and the *other end's* window: nudges the end, and
+    /// prevents a deadlock after a zero window.
+    private mutating func announce<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, _ positions: SocketPositions, output: inout Output,
+        now: UInt64
+    ) {
+        let record = side(id, which)
+        let other = side(id, which.other)
+        var window = UInt64(other.pointee.window) << UInt64(other.pointee.remoteScale)
+        let edge = positions.receiveNext + UInt32(truncatingIfNeeded: window)
+        let unit = UInt64(1) << UInt64(record.pointee.localScale)
+        if edge.isBefore(record.pointee.receivedEnd) {
+            window = UInt64(record.pointee.receivedEnd - positions.receiveNext) + unit - 1
+        }
+        let field = UInt16(truncatingIfNeeded: min(65_535, window / unit))
+        record.pointee.sentWindow = field
+        record.pointee.sentEdge =
+            positions.receiveNext + UInt32(field) << UInt32(record.pointee.localScale)
+        guard record.pointee.remoteMAC != .zero else { return }
+        make(
+            id, to: which,
+            MadeSegment(
+                sequence: positions.sendNext, acknowledgement: positions.receiveNext,
+                window: field, flags: TCPFlags.ack), output: &output, now: now)
+    }
+
+    private mutating func finishToSlow<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ client: SocketPositions, _ server: SocketPositions,
+        output: inout Output, now: UInt64
+    ) {
+        records[Int(id)].state = .slow
+        records[Int(id)].floorUntil = now &+ Self.floorTime
+        let positions = [client, server]
+        for which in SpliceSide.allCases {
+            let record = side(id, which)
+            let position = positions[which.index]
+            joinGapToHeld(record)
+            dropTracker(record)
+            record.pointee.sentEnd = position.sendNext
+            record.pointee.clampsAcknowledgement = true
+            record.pointee.acknowledgementFloor = position.sendNext
+            record.pointee.isCutoffValid = false
+            let unit = UInt32(1) << UInt32(record.pointee.localScale)
+            let window = min(65_535, (position.receiveWindow &+ unit &- 1) / unit)
+            make(
+                id, to: which,
+                MadeSegment(
+                    sequence: position.sendNext, acknowledgement: position.receiveNext,
+                    window: UInt16(truncatingIfNeeded: window), flags: TCPFlags.ack),
+                output: &output, now: now)
+        }
+        releaseHeld(id, output: &output, now: now)
+        for which in SpliceSide.allCases where side(id, which).pointee.hasFIN {
+            // The socket starts before the FIN, which is played again.
+            let record = side(id, which)
+            makeForSocket(
+                id, from: which,
+                MadeSegment(
+                    sequence: record.pointee.finSequence,
+                    acknowledgement: positions[which.index].sendNext,
+                    window: record.pointee.window, flags: TCPFlags.fin | TCPFlags.ack),
+                output: &output, now: now)
+        }
+    }
+
+    // MARK: End
+
+    private mutating func close<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, flows: inout FlowTable, output: inout Output, now: UInt64
+    ) {
+        let record = records + Int(id)
+        switch record.pointee.state {
+        case .slow, .drainToSplice:
+            // The sockets are the kernel's: it ends them by itself.
+            record.pointee.state = .slow
+            releaseHeld(id, output: &output, now: now)
+            release(id, flows: &flows)
+            return
+        case .spliced where record.pointee.closingSince != 0:
+            // Finished: late packets of both ends are still translated for a while.
+            break
+        case .spliced, .drainToSlow, .hold:
+            for which in SpliceSide.allCases {
+                let end = side(id, which)
+                make(
+                    id, to: which,
+                    MadeSegment(
+                        sequence: end.pointee.acknowledged,
+                        acknowledgement: end.pointee.sentAcknowledgement, window: 0,
+                        flags: TCPFlags.rst | TCPFlags.ack), output: &output, now: now)
+            }
+            record.pointee.state = .closed
+        case .closed, .free: break
+        }
+        record.pointee.retireAt = now &+ Self.lingerTime
+    }
+
+    // MARK: Reading
+
+    func snapshot(_ id: SpliceID) -> SpliceSnapshot {
+        var result = SpliceSnapshot()
+        let record = records[Int(id)]
+        result.id = id
+        result.state = record.state
+        result.closeReason = record.closeReason
+        result.isQuiet = isQuiet(id)
+        result.clientDelta = side(id, .client).pointee.sequenceDelta
+        result.serverDelta = side(id, .server).pointee.sequenceDelta
+        result.client = snapshot(id, .client)
+        result.server = snapshot(id, .server)
+        return result
+    }
+
+    private func snapshot(_ id: SpliceID, _ which: SpliceSide) -> SpliceSideSnapshot {
+        let record = side(id, which).pointee
+        var result = SpliceSideSnapshot()
+        result.isKnown = record.isSeen
+        result.receivedEnd = record.receivedEnd
+        result.acknowledged = record.acknowledged
+        result.window = record.window
+        result.windowUpdate = record.windowUpdate
+        result.cutoff = record.cutoff
+        result.isCutoffValid = record.isCutoffValid
+        result.hasFIN = record.hasFIN
+        result.finSequence = record.finSequence
+        result.sentEnd = record.sentEnd
+        result.sentAcknowledgement = record.sentAcknowledgement
+        result.sentEdge = record.sentEdge
+        result.sentTimestamp = record.sentTimestamp
+        result.remoteScale = record.remoteScale
+        result.localScale = record.localScale
+        result.heldPackets = record.held.count &+ record.gap.count
+        result.packets = record.packets
+        result.bytes = record.bytes
+        result.remoteMAC = record.remoteMAC
+        result.port = record.port
+        if let tracker = record.tracker {
+            let position =
+                side(id, which.other).pointee.acknowledged - record.sequenceDelta
+            result.headerDistance = tracker.pointee.nextHeader - position
+        }
+        return result
+    }
+}
