@@ -4,11 +4,11 @@ public enum SpliceCommand: Sendable {
     case open(SpliceID, client: SpliceLeg, usesTimestamps: Bool, usesSACK: Bool)
     /// Starts following the server leg; replaces an earlier one.
     case attachServer(SpliceID, SpliceLeg)
-    /// Corrects the scales and base of a leg after its handshake.
-    /// `receivedEnd`: what the socket has received, used until a packet of the side was seen.
+    /// Corrects the scales of a leg after its handshake. `received`: first sequence number of data, and
+    /// the end of what the socket has received, for a leg whose handshake the splicer did not see.
     case updateLeg(
-        SpliceID, SpliceSide, remoteScale: UInt8, localScale: UInt8, remoteBase: SequenceNumber,
-        receivedEnd: SequenceNumber)
+        SpliceID, SpliceSide, remoteScale: UInt8, localScale: UInt8,
+        received: (base: SequenceNumber, end: SequenceNumber)?)
     case beginDrainToSplice(SpliceID)
     /// Asks both ends for an answer with their exact positions.
     case probe(SpliceID)
@@ -61,6 +61,8 @@ public struct SpliceMessages: Hashable, Sendable {
 public struct SpliceSideSnapshot: Hashable, Sendable {
     /// False until a packet of the side was seen.
     public var isKnown = false
+    /// First octet of data of the remote end.
+    public var base = SequenceNumber(0)
     /// Highest sequence end and newest acknowledgement, window (not scaled) and WL1 received.
     public var receivedEnd = SequenceNumber(0)
     public var acknowledged = SequenceNumber(0)

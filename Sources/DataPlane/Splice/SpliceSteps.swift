@@ -8,7 +8,7 @@ extension Splicer {
             guard id < UInt32(clamping: capacity) else { return .spliceOutOfRange(id) }
             return records[Int(id)].state == .free ? nil : .spliceInUse(id)
         case .attachServer(let id, _): return need(id, [.slow])
-        case .updateLeg(let id, _, _, _, _, _): return need(id, [.slow])
+        case .updateLeg(let id, _, _, _, _): return need(id, [.slow])
         case .beginDrainToSplice(let id): return need(id, [.slow])
         case .probe(let id): return need(id, [.drainToSplice, .drainToSlow, .hold, .spliced])
         case .hold(let id): return need(id, [.drainToSplice, .drainToSlow, .spliced])
@@ -49,8 +49,8 @@ extension Splicer {
             unbind(id, .server, flows: &flows)
             clearSide(id, .server)
             attach(id, .server, leg, flows: &flows)
-        case .updateLeg(let id, let which, let remote, let local, let base, let end):
-            updateLeg(id, which, remoteScale: remote, localScale: local, base: base, end: end)
+        case .updateLeg(let id, let which, let remote, let local, let received):
+            updateLeg(id, which, remoteScale: remote, localScale: local, received: received)
         case .beginDrainToSplice(let id): beginDrain(id, .drainToSplice, output: &output, now: now)
         case .beginDrainToSlow(let id): beginDrain(id, .drainToSlow, output: &output, now: now)
         case .probe(let id):
@@ -99,14 +99,15 @@ extension Splicer {
 
     private func updateLeg(
         _ id: SpliceID, _ which: SpliceSide, remoteScale: UInt8, localScale: UInt8,
-        base: SequenceNumber, end: SequenceNumber
+        received: (base: SequenceNumber, end: SequenceNumber)?
     ) {
         let record = side(id, which)
         record.pointee.remoteScale = min(14, remoteScale)
         record.pointee.localScale = min(14, localScale)
-        record.pointee.remoteBase = base
+        guard let received else { return }
+        record.pointee.remoteBase = received.base
         if !record.pointee.isSeen {
-            record.pointee.receivedEnd = end
+            record.pointee.receivedEnd = received.end
             record.pointee.isEndValid = true
         }
     }
@@ -434,6 +435,7 @@ extension Splicer {
         let record = side(id, which).pointee
         var result = SpliceSideSnapshot()
         result.isKnown = record.isSeen
+        result.base = record.remoteBase
         result.receivedEnd = record.receivedEnd
         result.acknowledged = record.acknowledged
         result.window = record.window

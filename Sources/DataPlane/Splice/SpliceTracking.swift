@@ -17,6 +17,7 @@ extension Splicer {
             record.pointee.isSeen = false
             record.pointee.isEndValid = false
             record.pointee.isTimestampSeen = false
+            record.pointee.remoteBase = end
         }
         if !record.pointee.isSeen {
             if !record.pointee.isEndValid || end.isAfter(record.pointee.receivedEnd) {
