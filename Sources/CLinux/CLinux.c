@@ -1,2 +1,3 @@
-// Header-only module; this file gives the target something to compile.
+// The module's other headers are inline; this file gives them a translation unit.
+#define _GNU_SOURCE
 #include "CLinux.h"

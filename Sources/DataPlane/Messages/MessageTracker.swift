@@ -1,14 +1,324 @@
-struct PayloadDelta { var sum: UInt64 = 0 }
-struct CompiledFormat {}
-struct CompiledEdits {}
-struct MessageTracker: ~Copyable {
-    enum Verdict { case forward, forwardPrefix(Int), hold, malformed }
-    var nextHeader: SequenceNumber { SequenceNumber(0) }
-    mutating func inspect(payload: UnsafeMutableRawPointer, length: Int, sequence: SequenceNumber, delta: inout PayloadDelta, parityOffset: Int) -> Verdict { .forward }
-    mutating func acknowledged(_ position: SequenceNumber) {}
-    var isKindHeld: Bool { false }
+/// Change of a checksum by edits of payload octets: sum of ~old + new over native 16-bit words.
+struct PayloadDelta {
+    var sum: UInt64 = 0
+
+    /// `parity`: 0 when the octet is the first of its 16-bit word, counted from the TCP header.
+    @inline(__always)
+    mutating func replace(_ old: UInt8, with new: UInt8, parity: Int) {
+        let shift = UInt16(parity & 1) &* 8
+        let before = UInt16(littleEndian: UInt16(old) << shift)
+        let after = UInt16(littleEndian: UInt16(new) << shift)
+        sum &+= UInt64(~before) &+ UInt64(after)
+    }
 }
-extension MessageTracker {
-    static func accepts(_ messages: SpliceMessages) -> Bool { true }
-    static func make(_ format: MessageFormat, edits: [MessageEdit], holdKinds: UInt64, nextHeader: SequenceNumber) -> UnsafeMutablePointer<MessageTracker>? { nil }
+
+/// Follows message boundaries in one direction of a TCP stream that is seen as packets: out of order, repeated,
+/// cut anywhere. Edits header fields in place, the same way in every retransmission, and says what must wait
+/// because a gap, or the end of a packet, hides a header.
+///
+/// Sequence numbers are in the sender's space. Allocates nothing after `init`; bounded; takes any input.
+struct MessageTracker: ~Copyable {
+    enum Verdict: Equatable {
+        /// All of the payload may go.
+        case forward
+        /// Only the first octets may go now: a header, or a held message, starts behind them.
+        case forwardPrefix(Int)
+        /// Nothing may go: a gap hides where the next header is.
+        case hold
+        case malformed
+    }
+
+    static let editMaximum = 4
+    static let termMaximum = 4
+    static let headerMaximum = 64
+
+    /// A header that was passed and may still be retransmitted.
+    private struct Passed {
+        var position: SequenceNumber
+        /// Edited fields as they went out, most significant octet first.
+        var values: (UInt64, UInt64, UInt64, UInt64)
+        /// Bit n: edit n applies.
+        var applied: UInt8
+    }
+
+    private let headerLength: Int
+    private let terms: UnsafeMutableBufferPointer<MessageFormat.LengthTerm>
+    private let edits: UnsafeMutableBufferPointer<MessageEdit>
+    private let kind: MessageFormat.Field
+    private let fixedExtra: UInt32
+    private let payloadExtra: UInt32
+    private let maximumLength: UInt32
+    private let holdKinds: UInt64
+    private let accumulator: UnsafeMutableRawPointer
+    private var accumulated = 0
+    private let passed: UnsafeMutablePointer<Passed>
+    private let passedMask: Int
+    private var passedHead = 0
+    private var passedTail = 0
+
+    /// Where the next message header starts.
+    private(set) var nextHeader: SequenceNumber
+    /// A message of a held kind starts at `nextHeader`.
+    private(set) var isKindHeld = false
+    private(set) var messages: UInt64 = 0
+
+    init(
+        _ format: MessageFormat, edits wanted: [MessageEdit], holdKinds: UInt64,
+        nextHeader: SequenceNumber, ringCapacity: Int = 4_096
+    ) {
+        headerLength = Int(format.headerLength)
+        terms = .allocate(capacity: format.lengthTerms.count)
+        _ = terms.initialize(from: format.lengthTerms)
+        edits = .allocate(capacity: wanted.count)
+        _ = edits.initialize(from: wanted)
+        kind = format.kind
+        fixedExtra = UInt32(format.fixedExtra)
+        payloadExtra = UInt32(format.payloadExtra)
+        maximumLength = format.maximumLength
+        self.holdKinds = holdKinds
+        accumulator = .allocate(byteCount: Self.headerMaximum, alignment: 8)
+        var size = 16
+        while size < ringCapacity { size *= 2 }
+        passed = .allocate(capacity: size)
+        passedMask = size - 1
+        self.nextHeader = nextHeader
+    }
+
+    deinit {
+        terms.deallocate()
+        edits.deallocate()
+        accumulator.deallocate()
+        passed.deallocate()
+    }
+
+    /// Whether a format and its edits fit the limits: fields inside the header, widths 1, 2, 4 or 8.
+    static func accepts(_ messages: SpliceMessages) -> Bool {
+        let format = messages.format
+        let length = Int(format.headerLength)
+        func fits(_ field: MessageFormat.Field) -> Bool {
+            [1, 2, 4, 8].contains(field.width) && Int(field.offset) + Int(field.width) <= length
+        }
+        return length > 0 && length <= headerMaximum && format.lengthTerms.count <= termMaximum
+            && messages.clientEdits.count <= editMaximum
+            && messages.serverEdits.count <= editMaximum && fits(format.kind)
+            && format.lengthTerms.allSatisfy { fits($0.field) && $0.alignment > 0 }
+            && (messages.clientEdits + messages.serverEdits).allSatisfy { fits($0.field) }
+    }
+
+    static func make(
+        _ format: MessageFormat, edits: [MessageEdit], holdKinds: UInt64,
+        nextHeader: SequenceNumber
+    ) -> UnsafeMutablePointer<MessageTracker>? {
+        let tracker = UnsafeMutablePointer<MessageTracker>.allocate(capacity: 1)
+        tracker.initialize(
+            to: MessageTracker(format, edits: edits, holdKinds: holdKinds, nextHeader: nextHeader))
+        return tracker
+    }
+
+    // MARK: One payload
+
+    /// Looks at a payload that starts at `sequence` and edits it in place.
+    mutating func inspect(
+        payload: UnsafeMutableRawPointer, length: Int, sequence: SequenceNumber,
+        delta: inout PayloadDelta
+    ) -> Verdict {
+        reapply(payload, length, sequence, &delta)
+        let end = sequence + UInt32(truncatingIfNeeded: length)
+        guard end.isAfter(nextHeader) else { return .forward }
+        let needed = nextHeader + UInt32(truncatingIfNeeded: accumulated)
+        if sequence.isAfter(needed) { return .hold }
+        while end.isAfter(nextHeader) {
+            let ahead = Int(Int32(bitPattern: nextHeader - sequence))
+            if isKindHeld { return ahead > 0 ? .forwardPrefix(ahead) : .hold }
+            guard collect(payload, length, sequence) else {
+                return .forwardPrefix(max(0, ahead))
+            }
+            switch pass(payload, length, sequence, &delta) {
+            case .passed: continue
+            case .held: return ahead > 0 ? .forwardPrefix(ahead) : .hold
+            case .full: return .forwardPrefix(max(0, ahead))
+            case .malformed: return .malformed
+            }
+        }
+        return .forward
+    }
+
+    /// Gathers octets of the header at `nextHeader`; true when it is complete.
+    private mutating func collect(
+        _ payload: UnsafeMutableRawPointer, _ length: Int, _ sequence: SequenceNumber
+    ) -> Bool {
+        guard accumulated < headerLength else { return true }
+        let needed = nextHeader + UInt32(truncatingIfNeeded: accumulated)
+        let offset = Int(Int32(bitPattern: needed - sequence))
+        guard offset >= 0, offset < length else { return false }
+        let count = min(headerLength - accumulated, length - offset)
+        (accumulator + accumulated).copyMemory(from: payload + offset, byteCount: count)
+        accumulated += count
+        return accumulated == headerLength
+    }
+
+    private enum Passing { case passed, held, full, malformed }
+
+    /// The header in the accumulator is complete: on to the next one.
+    private mutating func pass(
+        _ payload: UnsafeMutableRawPointer, _ length: Int, _ sequence: SequenceNumber,
+        _ delta: inout PayloadDelta
+    ) -> Passing {
+        let kindValue = Self.load(accumulator, kind)
+        if kindValue < 64, holdKinds >> kindValue & 1 != 0 {
+            isKindHeld = true
+            return .held
+        }
+        guard let messageLength = messageLength() else { return .malformed }
+        if edits.count > 0 {
+            guard passedTail &- passedHead <= passedMask else { return .full }
+            let header = edited(kindValue)
+            passed[passedTail & passedMask] = header
+            passedTail &+= 1
+            apply(header, payload, length, sequence, &delta)
+        }
+        messages &+= 1
+        nextHeader += messageLength
+        accumulated = 0
+        return .passed
+    }
+
+    /// Octets of the message whose header is in the accumulator; nil beyond the limit.
+    private func messageLength() -> UInt32? {
+        var total = UInt64(headerLength) + UInt64(fixedExtra)
+        var payload: UInt64 = 0
+        for term in terms {
+            let value = Self.load(accumulator, term.field) &* UInt64(term.scale)
+            let alignment = UInt64(term.alignment)
+            guard value <= UInt64(maximumLength) else { return nil }
+            payload += (value + alignment - 1) / alignment * alignment
+        }
+        total += payload
+        if payload > 0 { total += UInt64(payloadExtra) }
+        return total <= UInt64(maximumLength) ? UInt32(total) : nil
+    }
+
+    // MARK: Edits
+
+    private func edited(_ kindValue: UInt64) -> Passed {
+        var header = Passed(position: nextHeader, values: (0, 0, 0, 0), applied: 0)
+        for index in 0..<edits.count {
+            let edit = edits[index]
+            guard kindValue < 64, edit.kinds >> kindValue & 1 != 0 else { continue }
+            var field = edit.field
+            field.mask = .max
+            let old = Self.load(accumulator, field)
+            let new: UInt64 =
+                switch edit.operation {
+                case .add(let addend): old &+ addend
+                case .set(let value): value
+                }
+            let value = field.isLittleEndian ? Self.swapped(new, width: field.width) : new
+            switch index {
+            case 0: header.values.0 = value
+            case 1: header.values.1 = value
+            case 2: header.values.2 = value
+            default: header.values.3 = value
+            }
+            header.applied |= 1 << UInt8(index)
+        }
+        return header
+    }
+
+    /// Octets of passed headers that this payload repeats get the same values.
+    private func reapply(
+        _ payload: UnsafeMutableRawPointer, _ length: Int, _ sequence: SequenceNumber,
+        _ delta: inout PayloadDelta
+    ) {
+        guard passedHead != passedTail, sequence.isBefore(nextHeader) else { return }
+        var index = passedHead
+        while index != passedTail {
+            apply(passed[index & passedMask], payload, length, sequence, &delta)
+            index &+= 1
+        }
+    }
+
+    @inline(__always)
+    private func apply(
+        _ header: Passed, _ payload: UnsafeMutableRawPointer, _ length: Int,
+        _ sequence: SequenceNumber, _ delta: inout PayloadDelta
+    ) {
+        let start = Int(Int32(bitPattern: header.position - sequence))
+        guard start < length, start + headerLength > 0 else { return }
+        for index in 0..<edits.count where header.applied >> UInt8(index) & 1 != 0 {
+            let field = edits[index].field
+            let value =
+                switch index {
+                case 0: header.values.0
+                case 1: header.values.1
+                case 2: header.values.2
+                default: header.values.3
+                }
+            let width = Int(field.width)
+            for octet in 0..<width {
+                let offset = start + Int(field.offset) + octet
+                guard offset >= 0, offset < length else { continue }
+                let new = UInt8(truncatingIfNeeded: value >> UInt64((width - 1 - octet) * 8))
+                delta.replace(payload.load8(offset), with: new, parity: offset)
+                payload.store8(new, offset)
+            }
+        }
+    }
+
+    /// The receiver has everything below `position`: headers there are not sent again.
+    mutating func acknowledged(_ position: SequenceNumber) {
+        while passedHead != passedTail {
+            let end =
+                passed[passedHead & passedMask].position
+                + UInt32(truncatingIfNeeded: headerLength)
+            if end.isAfter(position) { return }
+            passedHead &+= 1
+        }
+    }
+
+    // MARK: Fields
+
+    @inline(__always)
+    static func load(_ header: UnsafeMutableRawPointer, _ field: MessageFormat.Field) -> UInt64 {
+        let offset = Int(field.offset)
+        let value: UInt64 =
+            switch field.width {
+            case 1: UInt64(header.load8(offset))
+            case 2: UInt64(header.load16(offset))
+            case 4: UInt64(header.load32(offset))
+            default: header.load64(offset)
+            }
+        return (field.isLittleEndian ? swapped(value, width: field.width) : value) & field.mask
+    }
+
+    @inline(__always)
+    private static func swapped(_ value: UInt64, width: UInt8) -> UInt64 {
+        value.byteSwapped >> UInt64(64 - Int(width) * 8)
+    }
+}
+
+extension MessageFormat {
+    /// iSCSI without digests (RFC 7143 section 11.2.1): a basic header segment of 48 octets, then
+    /// TotalAHSLength in words of 4 and DataSegmentLength padded to 4. A header digest would cover edited
+    /// fields, so edits need digests off.
+    public static let iscsi = MessageFormat(
+        headerLength: 48,
+        lengthTerms: [
+            LengthTerm(field: Field(offset: 4, width: 1), scale: 4),
+            LengthTerm(field: Field(offset: 4, width: 4, mask: 0xff_ffff), alignment: 4),
+        ],
+        kind: Field(offset: 0, width: 1, mask: 0x3f), id: Field(offset: 16, width: 4),
+        routingKey: Field(offset: 8, width: 8))
+
+    /// ONC RPC over TCP: a record mark whose top bit says "last fragment" (RFC 5531 section 11).
+    public static let rpcRecord = MessageFormat(
+        headerLength: 4,
+        lengthTerms: [LengthTerm(field: Field(offset: 0, width: 4, mask: 0x7fff_ffff))],
+        kind: Field(offset: 0, width: 1, mask: 0))
+
+    /// SMB2 over direct TCP: a zero octet and a length of 24 bits (MS-SMB2 section 2.1).
+    public static let smb2 = MessageFormat(
+        headerLength: 4,
+        lengthTerms: [LengthTerm(field: Field(offset: 0, width: 4, mask: 0xff_ffff))],
+        kind: Field(offset: 0, width: 1))
 }

@@ -211,9 +211,9 @@ extension Splicer {
         if record.pointee.tracker != nil, headers.payloadLength > 0 {
             switch followMessages(id, which, frame: frame, headers: headers, payload: &payload) {
             case .forward: break
-            case .part(let count):
+            case .part(let count, let isGap):
                 return forwardPart(
-                    id, which, count, frame: frame, headers: headers, ingress: ingress,
+                    id, which, count, isGap: isGap, frame: frame, headers: headers, ingress: ingress,
                     output: &output, now: now)
             case .drop(let reason): return .dropped(reason)
             }

@@ -4,8 +4,8 @@
 extension Splicer {
     enum Passage {
         case forward
-        /// Only the first octets may go; the rest waits. 0: nothing.
-        case part(Int)
+        /// Only the first octets may go; the rest waits. 0: nothing. `isGap`: octets before it are missing.
+        case part(Int, isGap: Bool)
         case drop(DropReason)
     }
 
@@ -21,20 +21,20 @@ extension Splicer {
         var delta = PayloadDelta()
         let verdict = tracker.pointee.inspect(
             payload: frame.start + Int(headers.payloadOffset), length: Int(headers.payloadLength),
-            sequence: headers.sequence, delta: &delta, parityOffset: 0)
+            sequence: headers.sequence, delta: &delta)
         payload = fold(delta.sum)
         switch verdict {
         case .forward: return .forward
-        case .forwardPrefix(let count): return .part(count)
-        case .hold: return .part(0)
+        case .forwardPrefix(let count): return .part(count, isGap: false)
+        case .hold: return .part(0, isGap: !tracker.pointee.isKindHeld)
         case .malformed: return .drop(.messageMalformed)
         }
     }
 
     /// Sends the part of a packet that may go and queues the rest.
     mutating func forwardPart<Output: FrameOutput & ~Copyable>(
-        _ id: SpliceID, _ which: SpliceSide, _ count: Int, frame: Frame, headers: PacketHeaders,
-        ingress: PortNumber, output: inout Output, now: UInt64
+        _ id: SpliceID, _ which: SpliceSide, _ count: Int, isGap: Bool, frame: Frame,
+        headers: PacketHeaders, ingress: PortNumber, output: inout Output, now: UInt64
     ) -> SpliceDisposition {
         let record = side(id, which)
         let hadGap = !record.pointee.gap.isEmpty
@@ -55,7 +55,7 @@ extension Splicer {
         }
         if count > 0, hadGap { releaseGap(id, which, output: &output, now: now) }
         reportHeldMessage(id, which, output: &output)
-        if count == 0, record.pointee.tracker?.pointee.isKindHeld == false {
+        if isGap {
             acknowledgeGap(id, which, headers, output: &output, now: now)
         }
         return .held
@@ -98,7 +98,7 @@ extension Splicer {
                 now: now)
             counters.released &+= 1
             didSend = true
-        case .part(let count):
+        case .part(let count, _):
             if count > 0 {
                 let part = slice(
                     frame, headers, offset: 0, count: count, into: output.scratch(now: now))

@@ -1,13 +1,17 @@
 // The steps of a splice's life, as the control plane commands them.
 
 extension Splicer {
-    /// Nil when `apply` will do the command.
-    func check(_ command: SpliceCommand) -> BatchError.Reason? {
+    /// Nil when `apply` will do the command. `room`: flows that the table still takes.
+    func check(
+        _ command: SpliceCommand, flows: borrowing FlowTable, room: Int
+    ) -> BatchError.Reason? {
         switch command {
-        case .open(let id, _, _, _):
+        case .open(let id, let leg, _, _):
             guard id < UInt32(clamping: capacity) else { return .spliceOutOfRange(id) }
-            return records[Int(id)].state == .free ? nil : .spliceInUse(id)
-        case .attachServer(let id, _): return need(id, [.slow])
+            guard records[Int(id)].state == .free else { return .spliceInUse(id) }
+            return refusal(leg, flows: flows, room: room)
+        case .attachServer(let id, let leg):
+            return need(id, [.slow]) ?? refusal(leg, flows: flows, room: room)
         case .updateLeg(let id, _, _, _, _): return need(id, [.slow])
         case .beginDrainToSplice(let id): return need(id, [.slow])
         case .probe(let id): return need(id, [.drainToSplice, .drainToSlow, .hold, .spliced])
@@ -24,6 +28,29 @@ extension Splicer {
             guard id < UInt32(clamping: capacity) else { return .spliceOutOfRange(id) }
             return records[Int(id)].state == .free ? .spliceNotOpen(id) : nil
         }
+    }
+
+    /// A leg takes two flows that must not be there yet.
+    private func refusal(
+        _ leg: SpliceLeg, flows: borrowing FlowTable, room: Int
+    ) -> BatchError.Reason? {
+        guard room >= 2 else { return .flowTableFull(limit: flows.capacity) }
+        var record = SpliceSideRecord()
+        setAddresses(&record, leg)
+        return withUnsafeMutablePointer(to: &record) { record in
+            flows.contains(networkKey(record)) || flows.contains(cpuKey(record))
+                ? .flowExists : nil
+        }
+    }
+
+    private func setAddresses(_ record: inout SpliceSideRecord, _ leg: SpliceLeg) {
+        record.localAddress = leg.localAddress
+        record.localPort = leg.localPort
+        record.localMAC = leg.localMAC
+        record.remoteAddress = leg.remoteAddress
+        record.remotePort = leg.remotePort
+        record.remoteMAC = leg.remoteMAC
+        record.domain = leg.domain
     }
 
     private func need(_ id: SpliceID, _ states: [SpliceState]) -> BatchError.Reason? {
@@ -81,13 +108,7 @@ extension Splicer {
         _ id: SpliceID, _ which: SpliceSide, _ leg: SpliceLeg, flows: inout FlowTable
     ) {
         let record = side(id, which)
-        record.pointee.localAddress = leg.localAddress
-        record.pointee.localPort = leg.localPort
-        record.pointee.localMAC = leg.localMAC
-        record.pointee.remoteAddress = leg.remoteAddress
-        record.pointee.remotePort = leg.remotePort
-        record.pointee.remoteMAC = leg.remoteMAC
-        record.pointee.domain = leg.domain
+        setAddresses(&record.pointee, leg)
         record.pointee.remoteScale = leg.remoteScale
         record.pointee.localScale = leg.localScale
         record.pointee.remoteBase = leg.remoteBase

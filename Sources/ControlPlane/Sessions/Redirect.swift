@@ -1,0 +1,631 @@
+import DataPlane
+
+/// One client's transport connection and the one to the server that serves it, whatever carries them now:
+/// kernel sockets joined by a relay, or a splice in the dataplane. Moves them from one to the other.
+///
+/// Lives on the session thread. The rules that the steps keep to, and what breaks without each, are in
+/// DESIGN.md, "Splice and unsplice".
+final class Redirect {
+    enum State: String {
+        /// Only the client leg exists.
+        case clientOnly
+        case connecting
+        case relaying
+        case drainingToSplice
+        case spliced
+        case drainingToRelay
+        case ended
+    }
+
+    /// What happens to a redirect, for the session that owns it.
+    enum Outcome {
+        case connected
+        /// The server could not be reached; the client leg is as it was.
+        case connectFailed(String)
+        /// Both ends closed, or one broke off.
+        case ended(String)
+    }
+
+    /// Times and counts, for people.
+    struct Statistics {
+        var splices: UInt64 = 0
+        var unsplices: UInt64 = 0
+        var spliceGiveUps: UInt64 = 0
+        var unspliceGiveUps: UInt64 = 0
+        /// ns from the freeze to the release of held packets.
+        var longestFreeze: UInt64 = 0
+        var longestDrain: UInt64 = 0
+        /// Octets that went through the relay, by side where they came from.
+        var relayedFromClient: UInt64 = 0
+        var relayedFromServer: UInt64 = 0
+    }
+
+    let id: SpliceID
+    let engine: SessionEngine
+    private(set) var state = State.clientOnly {
+        didSet { stateSince = engine.loop.now }
+    }
+    private(set) var stateSince: UInt64 = 0
+    private(set) var client: Leg
+    private(set) var server: Leg?
+    private(set) var statistics = Statistics()
+    let relay: any StreamRelay
+    /// Called on the session thread.
+    var onOutcome: (Outcome) -> Void = { _ in }
+    /// What the session wants: to be spliced when possible.
+    private(set) var wantsSplice = false
+
+    private var output = RelayOutput()
+    private var isEOF = [false, false]
+    private var isShut = [false, false]
+    private var drainStarted: UInt64 = 0
+    private var nextProbe: UInt64 = 0
+    private var freezeRetries = 0
+    private var holeSkips = 0
+    private var isClosedByPeer = false
+    private var timer: EventLoop.Timer?
+
+    init(id: SpliceID, engine: SessionEngine, client: Leg, relay: any StreamRelay) {
+        self.id = id
+        self.engine = engine
+        self.client = client
+        self.relay = relay
+    }
+
+    private func leg(_ side: SpliceSide) -> Leg? { side == .client ? client : server }
+
+    // MARK: Server leg
+
+    /// Starts the connection to a server; `onOutcome` tells when it is up.
+    func connect(to address: SocketAddress, from local: IPAddress, serverMAC: MACAddress) {
+        guard let port = engine.ports.allocate(address: local, now: engine.loop.now) else {
+            return onOutcome(.connectFailed("no free source port for \(address)"))
+        }
+        let source = SocketAddress(address: local, port: port)
+        do {
+            // Before the SYN leaves: the splicer learns positions from it and blanks options.
+            try engine.apply([
+                .splice(
+                    .attachServer(
+                        id,
+                        SpliceLeg(
+                            domain: engine.storageDomain, localAddress: local, localPort: port,
+                            localMAC: engine.storageMAC, remoteAddress: address.address,
+                            remotePort: address.port, remoteMAC: serverMAC,
+                            stripTimestamps: !client.usesTimestamps, stripSACK: !client.usesSACK)))
+            ])
+            let descriptor = try Socket.connect(
+                to: address,
+                options: ConnectOptions(
+                    bind: source, maximumSegment: client.maximumSegment,
+                    windowClamp: 65_535 << Int(client.remoteScale),
+                    device: engine.storageDevice))
+            server = Leg(descriptor: descriptor, local: source, remote: address)
+        } catch {
+            engine.ports.release(address: local, port: port, now: engine.loop.now, quarantine: 0)
+            return onOutcome(.connectFailed("\(error)"))
+        }
+        state = .connecting
+        watch(.server)
+    }
+
+    private func connectProgress() {
+        guard let server else { return }
+        if let failure = Socket.connectFailure(server.descriptor) {
+            dropServer()
+            state = .clientOnly
+            return onOutcome(.connectFailed(failure))
+        }
+        guard let info = try? TCPInfo(descriptor: server.descriptor), info.isEstablished else {
+            return
+        }
+        Socket.setWindowClamp(server.descriptor, 1 << 30)
+        self.server?.update(from: info)
+        do {
+            try engine.apply([
+                .splice(
+                    .updateLeg(
+                        id, .server, remoteScale: info.sendScale, localScale: info.receiveScale,
+                        received: nil))
+            ])
+            if case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] {
+                self.server?.base = snapshot.server.base
+            }
+        } catch {
+            return end("cannot follow the server leg: \(error)", reset: true)
+        }
+        state = .relaying
+        onOutcome(.connected)
+        if state == .relaying { pump() }
+    }
+
+    /// Forgets the server leg: its port is quarantined.
+    private func dropServer() {
+        guard let server else { return }
+        engine.loop.unregister(server.descriptor)
+        Socket.close(server.descriptor)
+        engine.ports.release(
+            address: server.local.address, port: server.local.port, now: engine.loop.now,
+            quarantine: 60_000_000_000)
+        self.server = nil
+    }
+
+    // MARK: Relaying
+
+    /// Starts to react to the socket of a side.
+    func watch(_ side: SpliceSide) {
+        guard let leg = leg(side) else { return }
+        engine.loop.register(leg.descriptor, events: [.read, .write, .edgeTriggered]) {
+            [weak self] _ in self?.socketReady(side)
+        }
+    }
+
+    private func socketReady(_ side: SpliceSide) {
+        switch state {
+        case .connecting: if side == .server { connectProgress() }
+        case .relaying: pump()
+        case .drainingToSplice: continueSplice()
+        default: break
+        }
+    }
+
+    /// Gives octets of the client, read before the server leg was there, to the relay.
+    func inject(_ bytes: [UInt8], from side: SpliceSide) {
+        guard !bytes.isEmpty else { return }
+        do {
+            try bytes.withUnsafeBytes { buffer throws(RelayError) in
+                try relay.receive(buffer, from: side, output: &output)
+            }
+        } catch {
+            return end(error.message, reset: true)
+        }
+        pump()
+    }
+
+    /// Moves octets between the sockets until neither has more or takes more.
+    func pump() {
+        guard state == .relaying || state == .drainingToSplice else { return }
+        do {
+            var isMoving = true
+            var rounds = 0
+            while isMoving, rounds < 64 {
+                isMoving = false
+                rounds += 1
+                for side in SpliceSide.allCases where try move(side) { isMoving = true }
+            }
+            if rounds == 64 { engine.loop.post { [weak self] in self?.pump() } }
+        } catch let error as RelayError {
+            return end(error.message, reset: true)
+        } catch {
+            return end("\(error)", reset: true)
+        }
+        if isShut[0], isShut[1] { return end("closed by both ends", reset: false) }
+        if state == .relaying, wantsSplice, timer == nil { scheduleSplice(after: 0) }
+    }
+
+    /// Reads once from `side` and writes once to the other; true when anything moved.
+    private func move(_ side: SpliceSide) throws -> Bool {
+        guard let from = leg(side), let to = leg(side.other) else { return false }
+        var isMoving = false
+        if !isEOF[side.index], output[side.other].count < engine.relayBufferMaximum {
+            switch try Socket.receive(from.descriptor, into: engine.scratch) {
+            case .bytes(let count):
+                if side == .client {
+                    statistics.relayedFromClient += UInt64(count)
+                } else {
+                    statistics.relayedFromServer += UInt64(count)
+                }
+                try relay.receive(
+                    UnsafeRawBufferPointer(rebasing: engine.scratch[..<count]), from: side,
+                    output: &output)
+                isMoving = true
+            case .end:
+                isEOF[side.index] = true
+                isMoving = true
+            case .wouldBlock: break
+            }
+        }
+        let before = output[side.other].count
+        if before > 0 {
+            try output[side.other].drain { bytes throws(SystemCallError) in
+                try Socket.send(to.descriptor, bytes)
+            }
+            if output[side.other].count < before { isMoving = true }
+        }
+        if isEOF[side.index], output[side.other].isEmpty, !isShut[side.index] {
+            isShut[side.index] = true
+            Socket.shutdownWrite(to.descriptor)
+        }
+        return isMoving
+    }
+
+    // MARK: Splice
+
+    /// Says whether the session should be in the dataplane; it gets there, or back, as soon as it can.
+    func setWantsSplice(_ wanted: Bool) {
+        wantsSplice = wanted
+        switch (state, wanted) {
+        case (.relaying, true): scheduleSplice(after: 0)
+        case (.drainingToSplice, false): giveUpSplice(retryAfter: nil)
+        case (.spliced, false): beginUnsplice()
+        case (.drainingToRelay, true): break  // it finishes and comes back
+        default: break
+        }
+    }
+
+    private func schedule(after delay: UInt64, _ body: @escaping () -> Void) {
+        timer?.cancel()
+        timer = engine.loop.schedule(after: delay) { [weak self] in
+            self?.timer = nil
+            body()
+        }
+    }
+
+    private func scheduleSplice(after delay: UInt64) {
+        schedule(after: delay) { [weak self] in self?.beginSplice() }
+    }
+
+    private func beginSplice() {
+        guard state == .relaying, wantsSplice, server != nil, !isEOF[0], !isEOF[1] else { return }
+        do {
+            guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
+                return
+            }
+            // While the kernel waits for a hole to be filled, a drain would last until the sender's
+            // retransmission time-out.
+            if try hasHole(snapshot), holeSkips < 2_000 {
+                holeSkips += 1
+                return scheduleSplice(after: 1_000_000)
+            }
+            holeSkips = 0
+            _ = try engine.apply([.splice(.beginDrainToSplice(id))])
+        } catch {
+            return end("cannot start a splice: \(error)", reset: true)
+        }
+        state = .drainingToSplice
+        drainStarted = engine.loop.now
+        nextProbe = drainStarted + 2_000_000
+        freezeRetries = 0
+        continueSplice()
+    }
+
+    /// What a kernel socket has received, in sequence space.
+    private func received(_ leg: Leg) throws(SystemCallError) -> SequenceNumber {
+        let info = try TCPInfo(descriptor: leg.descriptor)
+        return leg.base + UInt32(truncatingIfNeeded: info.bytesReceived)
+    }
+
+    private func hasHole(_ snapshot: SpliceSnapshot) throws(SystemCallError) -> Bool {
+        for side in SpliceSide.allCases where snapshot[side].isKnown {
+            guard let leg = leg(side) else { continue }
+            if try received(leg).isBefore(snapshot[side].receivedEnd) { return true }
+        }
+        return false
+    }
+
+    /// One look at a draining splice; comes back by packets (`spliceProgress`) and by a timer.
+    func continueSplice() {
+        guard state == .drainingToSplice else { return }
+        pump()
+        guard state == .drainingToSplice else { return }
+        if isEOF[0] || isEOF[1] { return giveUpSplice(retryAfter: nil) }
+        do {
+            if try trySplice() { return }
+        } catch {
+            return end("splice: \(error)", reset: true)
+        }
+        guard state == .drainingToSplice else { return }
+        let now = engine.loop.now
+        if now - drainStarted > engine.drainMaximum {
+            return giveUpSplice(retryAfter: engine.drainBackoff())
+        }
+        if now > nextProbe {
+            nextProbe = now + 5_000_000
+            _ = try? engine.apply([.splice(.probe(id))])
+        }
+        schedule(after: 500_000) { [weak self] in self?.continueSplice() }
+    }
+
+    private func giveUpSplice(retryAfter delay: UInt64?) {
+        statistics.spliceGiveUps += 1
+        _ = try? engine.apply([.splice(.abortToSlow(id))])
+        state = .relaying
+        timer?.cancel()
+        timer = nil
+        if let delay, wantsSplice { scheduleSplice(after: delay) }
+        pump()
+    }
+
+    /// Nothing is left in our own hands: buffers, receive and send queues, holes.
+    private func isDrained(_ snapshot: SpliceSnapshot) throws(SystemCallError) -> Bool {
+        guard relay.isAtRest, output.toClient.isEmpty, output.toServer.isEmpty else {
+            return false
+        }
+        for side in SpliceSide.allCases {
+            guard let leg = leg(side) else { return false }
+            guard try Socket.receiveQueue(leg.descriptor) == 0,
+                try Socket.sendQueue(leg.descriptor) == 0
+            else { return false }
+            guard freezeRetries < 50, snapshot[side].isCutoffValid else { continue }
+            if try received(leg).isBefore(snapshot[side].cutoff) { return false }
+        }
+        return true
+    }
+
+    private func trySplice() throws -> Bool {
+        guard let server, case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0],
+            try isDrained(snapshot)
+        else { return false }
+        let started = engine.loop.now
+        try engine.apply([.splice(.hold(id))])
+        let positions = [
+            try TCPRepair.freeze(client.descriptor, timestamps: client.usesTimestamps),
+            try TCPRepair.freeze(server.descriptor, timestamps: client.usesTimestamps),
+        ]
+        // Input may have come between the look and the freeze: the kernel must own nothing that an end
+        // may think delivered.
+        guard case .splice(let held) = try engine.apply([.splice(.inspect(id))])[0],
+            try isStillDrained(held, positions)
+        else {
+            try TCPRepair.thaw(client.descriptor)
+            try TCPRepair.thaw(server.descriptor)
+            try engine.apply([.splice(.resumeDrain(id))])
+            freezeRetries += 1
+            return false
+        }
+        // The other end has no room for what is held.
+        for side in SpliceSide.allCases
+        where held[side].heldPackets > 0 && positions[side.other.index].sendWindow < 2_920 {
+            try TCPRepair.thaw(client.descriptor)
+            try TCPRepair.thaw(server.descriptor)
+            giveUpSplice(retryAfter: engine.drainBackoff())
+            return true
+        }
+        try engine.apply([
+            .splice(
+                .install(id, client: positions[0], server: positions[1], messages: relay.messages))
+        ])
+        for leg in [client, server] {
+            engine.loop.unregister(leg.descriptor)
+            TCPRepair.closeSilently(leg.descriptor)
+        }
+        client.descriptor = -1
+        self.server?.descriptor = -1
+        timer?.cancel()
+        timer = nil
+        statistics.splices += 1
+        statistics.longestFreeze = max(statistics.longestFreeze, engine.loop.clock() - started)
+        statistics.longestDrain = max(statistics.longestDrain, started - drainStarted)
+        state = .spliced
+        engine.changed(self)
+        if !wantsSplice { beginUnsplice() }
+        return true
+    }
+
+    private func isStillDrained(
+        _ snapshot: SpliceSnapshot, _ positions: [SocketPositions]
+    ) throws(SystemCallError) -> Bool {
+        for side in SpliceSide.allCases {
+            guard let leg = leg(side) else { return false }
+            guard try Socket.receiveQueue(leg.descriptor) == 0,
+                try Socket.sendQueue(leg.descriptor) == 0,
+                try TCPInfo(descriptor: leg.descriptor).isEstablished
+            else { return false }
+            if snapshot[side].isCutoffValid,
+                positions[side.index].receiveNext.isBefore(snapshot[side].cutoff)
+            {
+                return false
+            }
+        }
+        return true
+    }
+
+    // MARK: Unsplice
+
+    private func beginUnsplice() {
+        guard state == .spliced, !isClosedByPeer else { return }
+        do {
+            guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
+                return
+            }
+            // A session that is closing stays where it is.
+            if snapshot.closeReason != nil || snapshot.client.hasFIN || snapshot.server.hasFIN {
+                return
+            }
+            guard snapshot.client.isKnown, snapshot.server.isKnown else {
+                return schedule(after: 1_000_000) { [weak self] in self?.beginUnsplice() }
+            }
+            try engine.apply([.splice(.beginDrainToSlow(id))])
+        } catch {
+            return engine.log.error("session \(id): cannot start to unsplice: \(error)")
+        }
+        state = .drainingToRelay
+        drainStarted = engine.loop.now
+        nextProbe = drainStarted + 2_000_000
+        continueUnsplice()
+    }
+
+    /// One look at a splice that is being emptied.
+    func continueUnsplice() {
+        guard state == .drainingToRelay else { return }
+        do {
+            guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
+                return
+            }
+            if snapshot.closeReason != nil || snapshot.client.hasFIN || snapshot.server.hasFIN {
+                try engine.apply([.splice(.abortToSpliced(id))])
+                state = .spliced
+                return
+            }
+            if snapshot.isQuiet { return try finishUnsplice() }
+            let now = engine.loop.now
+            if now - drainStarted > engine.drainMaximum {
+                statistics.unspliceGiveUps += 1
+                try engine.apply([.splice(.abortToSpliced(id))])
+                state = .spliced
+                return schedule(after: engine.drainBackoff()) { [weak self] in
+                    guard let self, !wantsSplice || needsRelay else { return }
+                    beginUnsplice()
+                }
+            }
+            if now > nextProbe {
+                nextProbe = now + 5_000_000
+                try engine.apply([.splice(.probe(id))])
+            }
+        } catch {
+            return end("unsplice: \(error)", reset: true)
+        }
+        schedule(after: 500_000) { [weak self] in self?.continueUnsplice() }
+    }
+
+    /// A message is held that only the control plane can answer: back to the relay, then splice again.
+    private(set) var needsRelay = false
+    func messageHeld() {
+        needsRelay = true
+        if state == .spliced { beginUnsplice() }
+    }
+
+    private func finishUnsplice() throws {
+        try engine.apply([.splice(.hold(id))])
+        guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
+            return
+        }
+        guard snapshot.isQuiet, !snapshot.client.hasFIN, !snapshot.server.hasFIN,
+            snapshot.closeReason == nil
+        else {
+            try engine.apply([.splice(.abortToSpliced(id))])
+            state = .spliced
+            return schedule(after: engine.drainBackoff()) { [weak self] in
+                guard let self, !wantsSplice || needsRelay else { return }
+                beginUnsplice()
+            }
+        }
+        let started = engine.loop.clock()
+        let positions = SpliceSide.allCases.map { position(of: $0, snapshot) }
+        do {
+            for side in SpliceSide.allCases {
+                let descriptor = try restore(side, snapshot[side], positions[side.index])
+                if side == .client {
+                    client.descriptor = descriptor
+                    client.base = positions[0].receiveNext
+                } else {
+                    server?.descriptor = descriptor
+                    server?.base = positions[1].receiveNext
+                }
+            }
+        } catch {
+            // Without both sockets the session goes on where it is.
+            engine.log.error("session \(id): cannot restore a socket: \(error)")
+            if client.descriptor >= 0 { TCPRepair.closeSilentlyAgain(client.descriptor) }
+            client.descriptor = -1
+            try engine.apply([.splice(.abortToSpliced(id))])
+            state = .spliced
+            return
+        }
+        try engine.apply([
+            .splice(.finishToSlow(id, client: positions[0], server: positions[1]))
+        ])
+        relay.resume(
+            clientHeaderDistance: snapshot.client.headerDistance,
+            serverHeaderDistance: snapshot.server.headerDistance)
+        isEOF = [false, false]
+        isShut = [false, false]
+        needsRelay = false
+        statistics.unsplices += 1
+        statistics.longestFreeze = max(statistics.longestFreeze, engine.loop.clock() - started)
+        statistics.longestDrain = max(statistics.longestDrain, started - drainStarted)
+        state = .relaying
+        timer?.cancel()
+        timer = nil
+        watch(.client)
+        watch(.server)
+        engine.changed(self)
+        pump()
+    }
+
+    /// Where a kernel socket for the side must start.
+    private func position(of side: SpliceSide, _ snapshot: SpliceSnapshot) -> SocketPositions {
+        let own = snapshot[side]
+        let other = snapshot[side.other]
+        let delta = side == .client ? snapshot.clientDelta : snapshot.serverDelta
+        // What we have told this end is acknowledged: the other end's newest, translated.
+        let receiveNext = other.acknowledged - delta
+        let room = Int32(bitPattern: own.sentEdge - receiveNext)
+        let receiveWindow = room < 0 ? 0 : UInt32(room)
+        let sendWindow = UInt32(own.window) << UInt32(own.remoteScale)
+        // The kernel refuses a WL1 beyond the receive window.
+        let isBeyond = own.windowUpdate.isAfter(receiveNext + receiveWindow)
+        return SocketPositions(
+            receiveNext: receiveNext, sendNext: own.acknowledged, sendWindow: sendWindow,
+            sendWL1: (isBeyond ? receiveNext : own.windowUpdate).rawValue,
+            maximumWindow: max(65_535, sendWindow), receiveWindow: receiveWindow,
+            receiveWindowUpdate: receiveNext.rawValue, timestamp: own.sentTimestamp)
+    }
+
+    private func restore(
+        _ side: SpliceSide, _ snapshot: SpliceSideSnapshot, _ positions: SocketPositions
+    ) throws(SystemCallError) -> Int32 {
+        guard let leg = leg(side) else {
+            throw SystemCallError(function: "restore", errno: 107, context: "no leg")
+        }
+        var positions = positions
+        // Bit 0 would switch the socket to microsecond timestamps.
+        positions.timestamp = (snapshot.sentTimestamp &+ 2) & ~1
+        return try TCPRepair.restore(
+            RepairSpecification(
+                local: leg.local, remote: leg.remote, positions: positions,
+                maximumSegment: client.maximumSegment, remoteScale: snapshot.remoteScale,
+                localScale: snapshot.localScale, usesSACK: client.usesSACK,
+                usesTimestamps: client.usesTimestamps,
+                device: side == .client ? engine.clientDevice : engine.storageDevice))
+    }
+
+    // MARK: Events of the dataplane
+
+    func progressed() {
+        switch state {
+        case .drainingToSplice: continueSplice()
+        case .drainingToRelay: continueUnsplice()
+        default: break
+        }
+    }
+
+    func closedInDataplane(_ reason: SpliceCloseReason) {
+        isClosedByPeer = true
+        guard state == .spliced || state == .drainingToRelay else { return }
+        let text =
+            switch reason {
+            case .finished: "closed by both ends"
+            case .resetByClient: "reset by the client"
+            case .resetByServer: "reset by the server"
+            case .idle: "idle for too long"
+            }
+        end(text, reset: reason == .idle)
+    }
+
+    // MARK: End
+
+    /// Ends both legs. `reset`: with RST, so that nobody takes it for a proper end of the stream.
+    func end(_ reason: String, reset: Bool) {
+        guard state != .ended else { return }
+        let wasSpliced = state == .spliced || state == .drainingToRelay
+        state = .ended
+        timer?.cancel()
+        timer = nil
+        for leg in [client, server].compactMap({ $0 }) where leg.descriptor >= 0 {
+            engine.loop.unregister(leg.descriptor)
+            if reset { Socket.setReset(leg.descriptor) }
+            Socket.close(leg.descriptor)
+        }
+        client.descriptor = -1
+        if !wasSpliced { _ = try? engine.apply([.splice(.abortToSlow(id))]) }
+        _ = try? engine.apply([.splice(.close(id))])
+        if let server {
+            engine.ports.release(
+                address: server.local.address, port: server.local.port, now: engine.loop.now,
+                quarantine: 60_000_000_000)
+        }
+        server?.descriptor = -1
+        onOutcome(.ended(reason))
+    }
+}

@@ -1,0 +1,275 @@
+import CLinux
+import DataPlane
+import Glibc
+public import Logging
+
+/// Owns all sessions: listeners, identifiers, the way to the dataplane, the dispatch of its events.
+///
+/// One thread, the event loop's. Everything that is not marked otherwise is called there only.
+public final class SessionEngine {
+    /// What the engine needs to know of the machine it runs on.
+    public struct Environment: Sendable {
+        public var clientDevice: String
+        public var storageDevice: String
+        public var clientDomain: DomainID
+        public var storageDomain: DomainID
+        public var clientMAC: MACAddress
+        public var storageMAC: MACAddress
+        /// Addresses of the storage-side CPU port: sources of server legs.
+        public var storageAddresses: [IPAddress]
+        public var sessionMaximum: Int
+        public init(
+            clientDevice: String, storageDevice: String, clientDomain: DomainID,
+            storageDomain: DomainID, clientMAC: MACAddress, storageMAC: MACAddress,
+            storageAddresses: [IPAddress], sessionMaximum: Int
+        ) {
+            self.clientDevice = clientDevice
+            self.storageDevice = storageDevice
+            self.clientDomain = clientDomain
+            self.storageDomain = storageDomain
+            self.clientMAC = clientMAC
+            self.storageMAC = storageMAC
+            self.storageAddresses = storageAddresses
+            self.sessionMaximum = sessionMaximum
+        }
+    }
+
+    let loop: EventLoop
+    let dataplane: DataPlaneWorker
+    let environment: Environment
+    let log: Logger
+    let ports = PortAllocator()
+    /// Receive buffer shared by all sessions of the thread.
+    let scratch: UnsafeMutableRawBufferPointer
+    let relayBufferMaximum = 256 << 10
+    /// A drain that lasts longer gives up, ns.
+    let drainMaximum: UInt64 = 40_000_000
+
+    private(set) var sessions: [SpliceID: any Session] = [:]
+    private var freeIDs: [SpliceID] = []
+    private var nextID: SpliceID = 0
+    private var random = SystemRandomNumberGenerator()
+    private(set) var counters = EngineCounters()
+    /// Called on the loop's thread for everything that people may want to follow.
+    var onEvent: (SessionEvent) -> Void = { _ in }
+
+    public init(
+        loop: EventLoop, dataplane: DataPlaneWorker, environment: Environment, log: Logger
+    ) {
+        self.loop = loop
+        self.dataplane = dataplane
+        self.environment = environment
+        self.log = log
+        scratch = .allocate(byteCount: 256 << 10, alignment: 64)
+    }
+
+    deinit { scratch.deallocate() }
+
+    var clientDevice: String { environment.clientDevice }
+    var storageDevice: String { environment.storageDevice }
+    var clientDomain: DomainID { environment.clientDomain }
+    var storageDomain: DomainID { environment.storageDomain }
+    var clientMAC: MACAddress { environment.clientMAC }
+    var storageMAC: MACAddress { environment.storageMAC }
+
+    /// Our address towards servers of the same family as `address`.
+    func storageAddress(like address: IPAddress) -> IPAddress? {
+        environment.storageAddresses.first { $0.isIPv4 == address.isIPv4 }
+    }
+
+    /// 10 to 15 ms, so that several sessions do not try again together.
+    func drainBackoff() -> UInt64 { UInt64.random(in: 10_000_000...15_000_000, using: &random) }
+
+    @discardableResult
+    func apply(_ commands: [Command]) throws(BatchError) -> [CommandResult] {
+        try dataplane.apply(commands)
+    }
+
+    // MARK: Events of the dataplane
+
+    /// Starts to react to the dataplane's events.
+    func start() {
+        loop.register(dataplane.eventDescriptor, events: [.read]) { [weak self] _ in
+            self?.takeEvents()
+        }
+    }
+
+    private func takeEvents() {
+        while let event = dataplane.nextEvent() {
+            switch event {
+            case .spliceProgress(let id): sessions[id]?.redirect?.progressed()
+            case .spliceClosed(let id, let reason):
+                sessions[id]?.redirect?.closedInDataplane(reason)
+            case .spliceMessageHeld(let id, _): sessions[id]?.redirect?.messageHeld()
+            case .portChanged(let port, let isUp):
+                log.notice("port \(port) is \(isUp ? "up" : "down")")
+                onEvent(.port(port, isUp: isUp))
+            case .ruleExpired(let id, let cookie, let isHard):
+                onEvent(.ruleExpired(id: id, cookie: cookie, isHard: isHard))
+            case .flowExpired, .punt: break
+            }
+        }
+    }
+
+    // MARK: Sessions
+
+    /// Listens at an address of the client-side CPU port. `make` says what a new connection becomes.
+    func listen(
+        _ address: SocketAddress, make: @escaping (SpliceID, Leg) -> any Session
+    ) throws(SystemCallError) {
+        let descriptor = try Socket.listen(
+            address, options: ListenOptions(device: environment.clientDevice, backlog: 1_024))
+        loop.register(descriptor, events: [.read]) { [weak self] _ in
+            // A bounded number at a time, so that a flood of connections does not starve sessions.
+            for _ in 0..<64 {
+                guard let self, acceptOne(descriptor, make) else { return }
+            }
+        }
+    }
+
+    private func acceptOne(
+        _ listener: Int32, _ make: (SpliceID, Leg) -> any Session
+    ) -> Bool {
+        let accepted: AcceptedSocket
+        do {
+            guard let next = try Socket.accept(listener) else { return false }
+            accepted = next
+        } catch {
+            log.warning("accept: \(error)")
+            return false
+        }
+        counters.accepted += 1
+        guard sessions.count < environment.sessionMaximum, let id = takeID() else {
+            counters.refusedFull += 1
+            Socket.setReset(accepted.descriptor)
+            Socket.close(accepted.descriptor)
+            return true
+        }
+        do {
+            let leg = try follow(id, accepted)
+            let session = make(id, leg)
+            sessions[id] = session
+            onEvent(.opened(session.summary))
+            session.start()
+        } catch {
+            log.warning("connection from \(accepted.remote): \(error)")
+            Socket.setReset(accepted.descriptor)
+            Socket.close(accepted.descriptor)
+            giveBack(id)
+        }
+        return true
+    }
+
+    /// Makes the dataplane follow the client leg of a new connection.
+    private func follow(_ id: SpliceID, _ accepted: AcceptedSocket) throws -> Leg {
+        var leg = Leg(
+            descriptor: accepted.descriptor, local: accepted.local, remote: accepted.remote)
+        let syn = try SavedSYN(descriptor: accepted.descriptor)
+        let info = try TCPInfo(descriptor: accepted.descriptor)
+        leg.update(from: info)
+        leg.maximumSegment = Int(syn.maximumSegment ?? (accepted.remote.address.isIPv4 ? 536 : 1_220))
+        leg.base = SequenceNumber(syn.initialSequence) + 1
+        try apply([
+            .splice(
+                .open(
+                    id,
+                    client: SpliceLeg(
+                        domain: clientDomain, localAddress: leg.local.address,
+                        localPort: leg.local.port, localMAC: clientMAC,
+                        remoteAddress: leg.remote.address, remotePort: leg.remote.port,
+                        remoteScale: leg.remoteScale, localScale: leg.localScale,
+                        remoteBase: leg.base), usesTimestamps: leg.usesTimestamps,
+                    usesSACK: leg.usesSACK))
+        ])
+        // Read again: data may have come before the dataplane began to follow.
+        let received = try TCPInfo(descriptor: accepted.descriptor).bytesReceived
+        try apply([
+            .splice(
+                .updateLeg(
+                    id, .client, remoteScale: leg.remoteScale, localScale: leg.localScale,
+                    received: (leg.base, leg.base + UInt32(truncatingIfNeeded: received))))
+        ])
+        return leg
+    }
+
+    /// The session is over: its record in the dataplane lingers, its number rests.
+    func remove(_ id: SpliceID, reason: String) {
+        guard let session = sessions.removeValue(forKey: id) else { return }
+        counters.closed += 1
+        onEvent(.closed(session.summary, reason: reason))
+        log.info("session \(id) ended: \(reason)")
+        // The dataplane frees a record 5 s after its end.
+        loop.schedule(after: 8_000_000_000) { [weak self] in self?.giveBack(id) }
+    }
+
+    func changed(_ redirect: Redirect) {
+        guard let session = sessions[redirect.id] else { return }
+        onEvent(.changed(session.summary))
+    }
+
+    private func takeID() -> SpliceID? {
+        // The numbers that rested longest first.
+        if nextID < dataplane.spliceCapacity {
+            nextID += 1
+            return nextID - 1
+        }
+        return freeIDs.isEmpty ? nil : freeIDs.removeFirst()
+    }
+
+    private func giveBack(_ id: SpliceID) { freeIDs.append(id) }
+
+    /// Ends every session, at shutdown.
+    func endAll(_ reason: String) {
+        for session in sessions.values { session.close(reason) }
+    }
+}
+
+/// Sums since the start.
+struct EngineCounters {
+    var accepted: UInt64 = 0
+    var refusedFull: UInt64 = 0
+    var closed: UInt64 = 0
+    var loginsAccepted: UInt64 = 0
+    var loginsRefused: UInt64 = 0
+    var authenticationFailures: UInt64 = 0
+    var serverLoginFailures: UInt64 = 0
+}
+
+/// What the engine tells those who follow events.
+enum SessionEvent {
+    case opened(SessionSummary)
+    case changed(SessionSummary)
+    case closed(SessionSummary, reason: String)
+    case port(PortNumber, isUp: Bool)
+    case ruleExpired(id: UInt32, cookie: UInt64, isHard: Bool)
+    case server(String, isUp: Bool, detail: String)
+    case login(SessionSummary, accepted: Bool, detail: String)
+}
+
+/// A client's session, of whatever protocol.
+protocol Session: AnyObject {
+    var redirect: Redirect? { get }
+    var summary: SessionSummary { get }
+    func start()
+    func close(_ reason: String)
+}
+
+/// What people are told of a session.
+struct SessionSummary: Sendable {
+    var id: SpliceID
+    var protocolName: String
+    var client: SocketAddress
+    var clientLocal: SocketAddress
+    var server: SocketAddress?
+    var serverLocal: SocketAddress?
+    var initiator: String?
+    var user: String?
+    var target: String?
+    var resource: String?
+    var serverName: String?
+    /// login, full-feature, connecting, relaying, draining, spliced, closed.
+    var state: String
+    var wantsSplice: Bool
+    var statistics: Redirect.Statistics
+    var openedAt: UInt64
+}

@@ -1,0 +1,85 @@
+import DataPlane
+
+/// Octets on their way to a socket: appended behind, sent from the front.
+struct OutboundBuffer {
+    private var storage: [UInt8] = []
+    private var head = 0
+
+    var count: Int { storage.count - head }
+    var isEmpty: Bool { head == storage.count }
+
+    mutating func append(_ bytes: UnsafeRawBufferPointer) { storage.append(contentsOf: bytes) }
+    mutating func append(_ bytes: [UInt8]) { storage.append(contentsOf: bytes) }
+
+    /// Gives the waiting octets to `send`, which returns how many it took.
+    mutating func drain<Failure: Error>(
+        _ send: (UnsafeRawBufferPointer) throws(Failure) -> Int
+    ) throws(Failure) {
+        guard !isEmpty else { return }
+        var taken = 0
+        var failure: Failure?
+        storage.withUnsafeBytes { bytes in
+            do throws(Failure) {
+                taken = try send(UnsafeRawBufferPointer(rebasing: bytes[head...]))
+            } catch {
+                failure = error
+            }
+        }
+        if let failure { throw failure }
+        head += taken
+        if head == storage.count {
+            storage.removeAll(keepingCapacity: storage.capacity <= 1 << 20)
+            head = 0
+        } else if head > 1 << 20 {
+            storage.removeFirst(head)
+            head = 0
+        }
+    }
+}
+
+/// Where a relay puts octets: one buffer for each leg.
+struct RelayOutput {
+    var toClient = OutboundBuffer()
+    var toServer = OutboundBuffer()
+
+    subscript(_ side: SpliceSide) -> OutboundBuffer {
+        get { side == .client ? toClient : toServer }
+        _modify { if side == .client { yield &toClient } else { yield &toServer } }
+    }
+}
+
+/// Why a relay cannot go on with a stream.
+struct RelayError: Error {
+    var message: String
+}
+
+/// What passes between the two legs of a session while both are kernel sockets: looks at the octets from one
+/// side and says what goes to the other. One for each session; lives on the session thread.
+protocol StreamRelay: AnyObject {
+    /// Takes octets that arrived from `side`.
+    func receive(
+        _ bytes: UnsafeRawBufferPointer, from side: SpliceSide, output: inout RelayOutput
+    ) throws(RelayError)
+
+    /// True when nothing is kept back in the relay: no part of a message waits for its rest, no answer of
+    /// its own is owed. Only then can positions change hands.
+    var isAtRest: Bool { get }
+
+    /// How the dataplane follows messages while spliced; distances count from the current positions.
+    var messages: SpliceMessages? { get }
+
+    /// The legs are kernel sockets again: distances to the next message header from their positions.
+    func resume(clientHeaderDistance: UInt32, serverHeaderDistance: UInt32)
+}
+
+/// A relay that passes every octet: plain TCP.
+final class TransparentRelay: StreamRelay {
+    var isAtRest: Bool { true }
+    var messages: SpliceMessages? { nil }
+    func resume(clientHeaderDistance: UInt32, serverHeaderDistance: UInt32) {}
+    func receive(
+        _ bytes: UnsafeRawBufferPointer, from side: SpliceSide, output: inout RelayOutput
+    ) throws(RelayError) {
+        output[side.other].append(bytes)
+    }
+}

@@ -1,0 +1,260 @@
+import CLinux
+import Glibc
+import Synchronization
+
+/// The thread that owns a `Pipeline`, and the one way to it: batches and reads go through a bounded queue,
+/// events come back through a ring.
+public final class DataPlaneWorker: @unchecked Sendable {
+    /// Largest `SpliceID` + 1.
+    public let spliceCapacity: UInt32
+    /// Readable while events may be pending; cleared by `nextEvent` returning nil.
+    public let eventDescriptor: Int32
+
+    private let configuration: PipelineConfiguration
+    private let wakeDescriptor: Int32
+    /// ns to look for more input before sleeping.
+    private let spin: UInt64
+    private let events: EventRing
+    private let hasJobs = Atomic<Bool>(false)
+    private let isStopping = Atomic<Bool>(false)
+    private let isAsleep = Atomic<Bool>(false)
+    private let jobs = Mutex<[Job]>([])
+    private let jobMaximum = 1_024
+    private var thread = pthread_t()
+    private var isRunning = false
+    private var initial: UnsafeMutablePointer<Pipeline>?
+
+    /// Something for the worker to do between two bursts. The caller waits for it.
+    private final class Job: @unchecked Sendable {
+        let body: (inout Pipeline) -> Void
+        private let done: UnsafeMutablePointer<sem_t>
+        init(_ body: @escaping (inout Pipeline) -> Void) {
+            self.body = body
+            done = .allocate(capacity: 1)
+            sem_init(done, 0, 0)
+        }
+        deinit {
+            sem_destroy(done)
+            done.deallocate()
+        }
+        func finish() { sem_post(done) }
+        func wait() { while sem_wait(done) != 0 {} }
+    }
+
+    public init(configuration: PipelineConfiguration, spin: UInt64 = 20_000) {
+        self.configuration = configuration
+        self.spin = spin
+        spliceCapacity = UInt32(configuration.splices)
+        eventDescriptor = eventfd(0, Int32(EFD_NONBLOCK | EFD_CLOEXEC))
+        wakeDescriptor = eventfd(0, Int32(EFD_NONBLOCK | EFD_CLOEXEC))
+        let pipeline = UnsafeMutablePointer<Pipeline>.allocate(capacity: 1)
+        pipeline.initialize(to: Pipeline(configuration: configuration))
+        initial = pipeline
+        events = pipeline.pointee.output.events
+    }
+
+    deinit {
+        if let initial, !isRunning {
+            initial.deinitialize(count: 1)
+            initial.deallocate()
+        }
+        close(eventDescriptor)
+        close(wakeDescriptor)
+    }
+
+    // MARK: Life
+
+    /// Starts the thread. Ports are added with `call` or before.
+    public func start() {
+        precondition(!isRunning, "started twice")
+        isRunning = true
+        let box = Unmanaged.passRetained(self)
+        let result = pthread_create(
+            &thread, nil,
+            { argument in
+                guard let argument else { return nil }
+                let worker = Unmanaged<DataPlaneWorker>.fromOpaque(argument).takeRetainedValue()
+                worker.run()
+                return nil
+            }, box.toOpaque())
+        precondition(result == 0, "pthread_create: \(result)")
+    }
+
+    /// Ends the thread and frees the pipeline with its ports.
+    public func stop() {
+        guard isRunning else { return }
+        isStopping.store(true, ordering: .releasing)
+        wake()
+        pthread_join(thread, nil)
+        isRunning = false
+    }
+
+    // MARK: Way in
+
+    /// Runs `body` on the worker between two bursts and returns what it returns. Blocks the caller for tens
+    /// of microseconds. Nil when the worker is stopped or its queue is full.
+    public func call<Result>(_ body: @escaping (inout Pipeline) -> Result) -> Result? {
+        if !isRunning {
+            return initial.map { body(&$0.pointee) }
+        }
+        var result: Result?
+        withoutActuallyEscaping(body) { body in
+            withUnsafeMutablePointer(to: &result) { slot in
+                let target = UncheckedPointer(slot)
+                let job = Job { pipeline in target.pointer.pointee = body(&pipeline) }
+                let isQueued = jobs.withLock { queue in
+                    guard queue.count < jobMaximum, !isStopping.load(ordering: .acquiring) else {
+                        return false
+                    }
+                    queue.append(job)
+                    return true
+                }
+                guard isQueued else { return }
+                hasJobs.store(true, ordering: .sequentiallyConsistent)
+                if isAsleep.load(ordering: .sequentiallyConsistent) { wake() }
+                job.wait()
+            }
+        }
+        return result
+    }
+
+    /// Applies a batch whole or not at all.
+    public func apply(_ commands: [Command]) throws(BatchError) -> [CommandResult] {
+        let outcome = call { pipeline -> Swift.Result<[CommandResult], BatchError> in
+            do throws(BatchError) {
+                return .success(try pipeline.apply(commands, now: dsr_monotonic_ns()))
+            } catch {
+                return .failure(error)
+            }
+        }
+        guard let outcome else { throw BatchError(index: 0, reason: .stopped) }
+        return try outcome.get()
+    }
+
+    // MARK: Way out
+
+    /// The next event, in order; nil when there is none.
+    public func nextEvent() -> Event? {
+        if let event = events.pop() { return event }
+        var count: UInt64 = 0
+        _ = read(eventDescriptor, &count, 8)
+        // One may have come between the look and the read.
+        return events.pop()
+    }
+
+    private func wake() {
+        var one: UInt64 = 1
+        _ = write(wakeDescriptor, &one, 8)
+    }
+
+    // MARK: The thread
+
+    private func run() {
+        guard let pipeline = initial else { return }
+        var poller = Poller(wakeDescriptor: wakeDescriptor)
+        poller.update(&pipeline.pointee)
+        var idleSince: UInt64 = 0
+        while !isStopping.load(ordering: .relaxed) {
+            let now = dsr_monotonic_ns()
+            let frames = pipeline.pointee.step(now: now)
+            let didJobs = runJobs(&pipeline.pointee)
+            pipeline.pointee.tick(now: now)
+            if pipeline.pointee.output.hasNewEvents {
+                pipeline.pointee.output.hasNewEvents = false
+                var one: UInt64 = 1
+                _ = write(eventDescriptor, &one, 8)
+            }
+            if frames > 0 || didJobs {
+                idleSince = 0
+                if didJobs { poller.update(&pipeline.pointee) }
+                continue
+            }
+            if idleSince == 0 { idleSince = now }
+            if now &- idleSince < spin { continue }
+            poller.update(&pipeline.pointee)
+            isAsleep.store(true, ordering: .sequentiallyConsistent)
+            if !hasJobs.load(ordering: .sequentiallyConsistent) { poller.wait() }
+            isAsleep.store(false, ordering: .relaxed)
+            idleSince = dsr_monotonic_ns()
+        }
+        // Nobody is left waiting.
+        _ = runJobs(&pipeline.pointee)
+        pipeline.deinitialize(count: 1)
+        pipeline.deallocate()
+        initial = nil
+    }
+
+    private func runJobs(_ pipeline: inout Pipeline) -> Bool {
+        guard hasJobs.load(ordering: .acquiring) else { return false }
+        hasJobs.store(false, ordering: .sequentiallyConsistent)
+        let waiting = jobs.withLock { queue in
+            let taken = queue
+            queue.removeAll(keepingCapacity: true)
+            return taken
+        }
+        for job in waiting {
+            job.body(&pipeline)
+            job.finish()
+        }
+        return !waiting.isEmpty
+    }
+}
+
+private struct UncheckedPointer<Value>: @unchecked Sendable {
+    let pointer: UnsafeMutablePointer<Value>
+    init(_ pointer: UnsafeMutablePointer<Value>) { self.pointer = pointer }
+}
+
+/// Sleeps until a port has input, a job comes, or time is due.
+private struct Poller: ~Copyable {
+    private let epoll: Int32
+    private var registered: [PortNumber: Int32] = [:]
+    private var hasPolledPorts = false
+    private let ready: UnsafeMutablePointer<epoll_event>
+    private let wakeDescriptor: Int32
+
+    init(wakeDescriptor: Int32) {
+        epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
+        self.wakeDescriptor = wakeDescriptor
+        ready = .allocate(capacity: 64)
+        var event = epoll_event()
+        event.events = EPOLLIN.rawValue
+        event.data.fd = wakeDescriptor
+        epoll_ctl(epoll, EPOLL_CTL_ADD, wakeDescriptor, &event)
+    }
+
+    deinit {
+        close(epoll)
+        ready.deallocate()
+    }
+
+    /// Follows ports that came, went, or have a new descriptor.
+    mutating func update(_ pipeline: inout Pipeline) {
+        hasPolledPorts = false
+        for index in 0..<pipeline.output.numbers.count {
+            let number = pipeline.output.numbers[index]
+            guard let slot = pipeline.output.slots[Int(number)] else { continue }
+            let descriptor = slot.port.pollDescriptor
+            if slot.port.needsPolling { hasPolledPorts = true }
+            if registered[number] == descriptor { continue }
+            if let old = registered[number], old >= 0 {
+                epoll_ctl(epoll, EPOLL_CTL_DEL, old, nil)
+            }
+            registered[number] = descriptor
+            guard descriptor >= 0 else { continue }
+            var event = epoll_event()
+            event.events = EPOLLIN.rawValue
+            event.data.fd = descriptor
+            epoll_ctl(epoll, EPOLL_CTL_ADD, descriptor, &event)
+        }
+    }
+
+    func wait() {
+        var time = timespec(tv_sec: 0, tv_nsec: hasPolledPorts ? 300_000 : 5_000_000)
+        let count = epoll_pwait2(epoll, ready, 64, &time, nil)
+        for index in 0..<max(0, Int(count)) where ready[index].data.fd == wakeDescriptor {
+            var value: UInt64 = 0
+            _ = read(wakeDescriptor, &value, 8)
+        }
+    }
+}

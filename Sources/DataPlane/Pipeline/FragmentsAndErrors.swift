@@ -1,0 +1,163 @@
+// Packets that do not carry their own ports: fragments, and ICMP errors about other packets.
+
+extension Pipeline {
+    /// A fragment goes where the first fragment of its datagram goes.
+    mutating func processFragment(
+        _ frame: Frame, _ headers: inout PacketHeaders, key: FlowKey, hash: UInt64,
+        ingress: PortNumber, domain: DomainID, origin: FlowKey.Origin, now: UInt64
+    ) {
+        // Without exact flows only rules decide, and they look at no ports in fragments.
+        guard flows.count > 0 else {
+            return matchRules(
+                frame, &headers, ingress: ingress, domain: domain, origin: origin, now: now)
+        }
+        let fragmentKey = FragmentTable.Key(
+            source: headers.source, destination: headers.destination,
+            identification: headers.identification, ipProtocol: headers.ipProtocol,
+            domain: domain, origin: origin.rawValue)
+        let index = fragments.entry(for: fragmentKey, now: now)
+        guard index >= 0 else { return output.count(.fragmentTableFull) }
+        if headers.fragment == 1 {
+            let slot = hash > Self.noKey ? flows.find(key, hash: flows.hash(key)) : -1
+            if slot >= 0 { flows.count(slot, bytes: frame.length, now: now) }
+            let decision: FragmentTable.Decision = slot >= 0 ? .flow(flows.target(slot)) : .rules
+            fragments.decide(index, decision, now: now)
+            follow(
+                decision, frame, &headers, ingress: ingress, domain: domain, origin: origin,
+                now: now)
+            return releaseWaiting(index, decision, domain: domain, origin: origin, now: now)
+        }
+        let decision = fragments.decision(index)
+        if decision == .unknown {
+            if !fragments.wait(index, frame, ingress: ingress) {
+                output.count(.fragmentQueueFull)
+            }
+            return
+        }
+        follow(
+            decision, frame, &headers, ingress: ingress, domain: domain, origin: origin, now: now)
+    }
+
+    private mutating func releaseWaiting(
+        _ index: Int, _ decision: FragmentTable.Decision, domain: DomainID,
+        origin: FlowKey.Origin, now: UInt64
+    ) {
+        while let (frame, ingress) = fragments.firstWaiting(index) {
+            var headers = PacketHeaders()
+            if PacketHeaders.parse(frame, into: &headers) == nil {
+                follow(
+                    decision, frame, &headers, ingress: ingress, domain: domain, origin: origin,
+                    now: now)
+            }
+            // The memory goes back to the pool.
+            output.flush(now: now)
+            fragments.removeFirstWaiting(index)
+        }
+    }
+
+    private mutating func follow(
+        _ decision: FragmentTable.Decision, _ frame: Frame, _ headers: inout PacketHeaders,
+        ingress: PortNumber, domain: DomainID, origin: FlowKey.Origin, now: UInt64
+    ) {
+        switch decision {
+        case .unknown: break
+        case .rules:
+            matchRules(
+                frame, &headers, ingress: ingress, domain: domain, origin: origin, now: now)
+        case .flow(.splice(let id, let side)) where headers.fragment == 3 && origin == .network:
+            let disposition = splicer.processFragment(
+                id, side: side, frame: frame, headers: headers, output: &output, now: now)
+            finish(disposition, id)
+        case .flow(.splice) where headers.fragment == 3:
+            // Our own sockets send segments that fit; a fragment of one has no place to go.
+            output.count(.spliceKernelPacket)
+        case .flow(let target):
+            run(
+                target, frame, &headers, ingress: ingress, domain: domain, origin: origin,
+                now: now)
+        }
+    }
+
+    /// An ICMP error about a packet of an exact flow is translated like the flow. False: not such a one.
+    mutating func processICMP(
+        _ frame: Frame, _ headers: PacketHeaders, ingress: PortNumber, domain: DomainID,
+        origin: FlowKey.Origin, now: UInt64
+    ) -> Bool {
+        guard flows.count > 0, let embedded = EmbeddedPacket(frame, headers) else { return false }
+        let key = embedded.reverseKey(domain: domain, origin: origin)
+        let slot = flows.find(key, hash: flows.hash(key))
+        guard slot >= 0 else { return false }
+        switch flows.target(slot) {
+        case .splice(let id, let side):
+            guard origin == .network,
+                let disposition = splicer.processICMPError(
+                    id, side: side, frame: frame, headers: headers, embedded: embedded,
+                    output: &output, now: now)
+            else { return false }
+            finish(disposition, id)
+            return true
+        case .actions(let index):
+            guard let list = lists[Int(index)] else { return false }
+            translateError(
+                frame, headers, embedded, list.actions, ingress: ingress, domain: domain,
+                origin: origin, now: now)
+            return true
+        }
+    }
+
+    /// The flow's packets go the way of the error; the quoted packet went the other way, so what the flow
+    /// makes of a source is what the quoted destination becomes, and the reverse (RFC 5508 section 4.2).
+    private mutating func translateError(
+        _ frame: Frame, _ headers: PacketHeaders, _ embedded: EmbeddedPacket,
+        _ actions: UnsafeMutableBufferPointer<Action>, ingress: PortNumber, domain: DomainID,
+        origin: FlowKey.Origin, now: UInt64
+    ) {
+        var source = embedded.source
+        var destination = embedded.destination
+        var sourcePort = embedded.sourcePort
+        var destinationPort = embedded.destinationPort
+        for action in actions {
+            switch action {
+            case .setSourceAddress(let address): destination = address
+            case .setDestinationAddress(let address): source = address
+            case .setSourcePort(let port): destinationPort = port
+            case .setDestinationPort(let port): sourcePort = port
+            default: break
+            }
+        }
+        // A router on the way keeps its own address unless it is the end itself.
+        let outerSource = headers.source == embedded.destination ? destination : headers.source
+        embedded.rewrite(
+            frame, headers, innerSource: source, innerSourcePort: sourcePort,
+            innerDestination: destination, innerDestinationPort: destinationPort,
+            sequenceDelta: 0, outerSource: outerSource, outerDestination: source)
+        var changed = PacketHeaders()
+        guard PacketHeaders.parse(frame, into: &changed) == nil else {
+            return output.count(.malformedICMP)
+        }
+        // The rest of the list: MAC addresses, output.
+        execute(
+            actions, frame, &changed, keepsAddresses: true, ingress: ingress, domain: domain,
+            origin: origin, now: now)
+    }
+
+    private mutating func execute(
+        _ actions: UnsafeMutableBufferPointer<Action>, _ frame: Frame,
+        _ headers: inout PacketHeaders, keepsAddresses: Bool, ingress: PortNumber,
+        domain: DomainID, origin: FlowKey.Origin, now: UInt64
+    ) {
+        for action in actions {
+            switch action {
+            case .setSourceMAC(let mac): PacketRewriter.setSourceMAC(mac, frame, &headers)
+            case .setDestinationMAC(let mac):
+                PacketRewriter.setDestinationMAC(mac, frame, &headers)
+            case .output(let port):
+                send(frame, headers, to: port, ingress: ingress, domain: domain, now: now)
+            case .inPort:
+                send(frame, headers, to: ingress, ingress: ingress, domain: domain, now: now)
+            case .normal: normal(frame, headers, ingress: ingress, domain: domain, now: now)
+            default: break
+            }
+        }
+    }
+}

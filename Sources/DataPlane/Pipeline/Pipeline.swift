@@ -1,0 +1,312 @@
+import CLinux
+
+/// Sizes and habits of a switch.
+public struct PipelineConfiguration: Sendable {
+    public var ports = 63
+    public var rules = 4_096
+    public var flows = 1 << 20
+    public var macsPerDomain = 4_096
+    public var fragments = 1_024
+    public var fragmentOctets = 16 << 20
+    public var splices = 8_192
+    public var heldOctets = 256 << 20
+    public var events = 8_192
+    /// ns until a MAC address that is not seen is forgotten.
+    public var macAge: UInt64 = 300_000_000_000
+    /// Source of ICMP errors by domain; else the address that the packet was sent to.
+    public var icmpSources: [DomainID: [IPAddress]] = [:]
+    /// ICMP errors a second (RFC 1812 section 4.3.2.8).
+    public var icmpRate = 1_000
+    /// SYNs a second to the CPU ports, all together; 0: no limit.
+    public var synRate = 0
+    public var flowSeed: (UInt64, UInt64) = (0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93)
+    public init() {}
+}
+
+/// The switch: ports in, tables, ports out. One thread owns it; it never allocates, blocks or logs for a
+/// packet.
+public struct Pipeline: ~Copyable {
+    static let burst = 64
+    /// Longest action list.
+    public static let actionMaximum = 64
+
+    let configuration: PipelineConfiguration
+    var output: PortSet
+    var flows: FlowTable
+    var rules: RuleTable
+    var fragments: FragmentTable
+    var splicer: Splicer
+    /// Action lists of exact flows; nil: free.
+    var lists: [FlowActions?] = []
+    var freeLists: [UInt32] = []
+    var trace: TraceSink?
+    private let frames: UnsafeMutablePointer<Frame>
+    private let headers: UnsafeMutablePointer<PacketHeaders>
+    private let keys: UnsafeMutablePointer<FlowKey>
+    private let hashes: UnsafeMutablePointer<UInt64>
+    private var nextMaintenance: UInt64 = 0
+    private var nextTick: UInt64 = 0
+    var icmpTokens: TokenBucket
+    var synTokens: TokenBucket
+
+    public init(configuration: PipelineConfiguration = PipelineConfiguration()) {
+        self.configuration = configuration
+        output = PortSet(
+            capacity: configuration.ports, macCapacity: configuration.macsPerDomain,
+            eventCapacity: configuration.events)
+        flows = FlowTable(capacity: configuration.flows, seed: configuration.flowSeed)
+        rules = RuleTable(capacity: configuration.rules)
+        fragments = FragmentTable(
+            capacity: configuration.fragments, octets: configuration.fragmentOctets)
+        splicer = Splicer(
+            capacity: configuration.splices, heldBytesMaximum: configuration.heldOctets)
+        icmpTokens = TokenBucket(rate: configuration.icmpRate)
+        synTokens = TokenBucket(rate: configuration.synRate)
+        frames = .allocate(capacity: Self.burst)
+        headers = .allocate(capacity: Self.burst)
+        headers.initialize(repeating: PacketHeaders(), count: Self.burst)
+        keys = .allocate(capacity: Self.burst)
+        hashes = .allocate(capacity: Self.burst)
+    }
+
+    deinit {
+        frames.deallocate()
+        headers.deallocate()
+        keys.deallocate()
+        hashes.deallocate()
+        for case let list? in lists { list.actions.deallocate() }
+    }
+
+    // MARK: Ports
+
+    /// False when the number is taken or out of 1 ... 63. `mtu`: octets of IP that the port can send, 0:
+    /// unknown.
+    @discardableResult
+    public mutating func addPort(
+        _ port: any Port, number: PortNumber, domain: DomainID = 0, isCPU: Bool = false,
+        mtu: Int = 0
+    ) -> Bool {
+        output.add(port, number: number, domain: domain, isCPU: isCPU, mtu: mtu)
+    }
+
+    @discardableResult
+    public mutating func removePort(_ number: PortNumber) -> Bool { output.remove(number) }
+
+    // MARK: One breath
+
+    /// Takes a burst from every port, processes it and sends what comes of it. Returns frames taken.
+    @discardableResult
+    public mutating func step(now: UInt64) -> Int {
+        var total = 0
+        for index in 0..<output.numbers.count {
+            total &+= receive(output.numbers[index], now: now)
+        }
+        return total
+    }
+
+    /// One burst from one port.
+    mutating func receive(_ number: PortNumber, now: UInt64) -> Int {
+        guard let slot = output.slots[Int(number)] else { return 0 }
+        let count = slot.port.receive(into: frames, limit: Self.burst, now: now)
+        guard count > 0 else { return 0 }
+        let origin: FlowKey.Origin = slot.isCPU ? .cpu : .network
+        var bytes = 0
+        // Parse and prefetch the whole burst first: the misses of a large flow table overlap.
+        for index in 0..<count {
+            bytes &+= frames[index].length
+            parse(index, domain: slot.domain, origin: origin)
+        }
+        output.slots[Int(number)]!.counters.receivedPackets &+= UInt64(count)
+        output.slots[Int(number)]!.counters.receivedBytes &+= UInt64(truncatingIfNeeded: bytes)
+        let headers = self.headers
+        for index in 0..<count where hashes[index] != Self.bad {
+            process(
+                frames[index], &headers[index], key: keys[index], hash: hashes[index],
+                ingress: number, domain: slot.domain, origin: origin, now: now)
+        }
+        output.flush(now: now)
+        return count
+    }
+
+    /// Mark in `hashes`: the frame was dropped, or has no flow key.
+    private static let bad: UInt64 = 0
+    static let noKey: UInt64 = 1
+
+    @inline(__always)
+    private mutating func parse(_ index: Int, domain: DomainID, origin: FlowKey.Origin) {
+        if let reason = PacketHeaders.parse(frames[index], into: &headers[index]) {
+            output.count(reason)
+            if let trace { trace.note("drop: \(reason)") }
+            hashes[index] = Self.bad
+            return
+        }
+        let (hash, key) = flowKey(headers[index], domain: domain, origin: origin)
+        hashes[index] = hash
+        keys[index] = key
+        if hash > Self.noKey { flows.prefetch(hash) }
+    }
+
+    @inline(__always)
+    func flowKey(
+        _ headers: PacketHeaders, domain: DomainID, origin: FlowKey.Origin
+    ) -> (UInt64, FlowKey) {
+        let key = FlowKey(
+            source: headers.source, sourcePort: headers.sourcePort,
+            destination: headers.destination, destinationPort: headers.destinationPort,
+            ipProtocol: headers.ipProtocol, domain: domain, origin: origin)
+        guard headers.transportOffset >= 0, headers.vlanCount == 0,
+            headers.ipProtocol == IPProtocol.tcp || headers.ipProtocol == IPProtocol.udp
+        else { return (Self.noKey, key) }
+        return (max(2, flows.hash(key)), key)
+    }
+
+    // MARK: One packet
+
+    mutating func process(
+        _ frame: Frame, _ headers: inout PacketHeaders, key: FlowKey, hash: UInt64,
+        ingress: PortNumber, domain: DomainID, origin: FlowKey.Origin, now: UInt64
+    ) {
+        if !headers.sourceMAC.isGroup {
+            output.macs[Int(domain & 15)].learn(
+                headers.sourceMAC, vlan: headers.vlanTCI, port: ingress, now: now)
+        }
+        if let trace { trace.note(headers, port: ingress) }
+        if headers.fragment != 0 {
+            return processFragment(
+                frame, &headers, key: key, hash: hash, ingress: ingress, domain: domain,
+                origin: origin, now: now)
+        }
+        if hash > Self.noKey {
+            let slot = flows.find(key, hash: flows.hash(key))
+            if slot >= 0 {
+                flows.count(slot, bytes: frame.length, now: now)
+                return run(
+                    flows.target(slot), frame, &headers, ingress: ingress, domain: domain,
+                    origin: origin, now: now)
+            }
+        } else if headers.transportOffset >= 0,
+            processICMP(
+                frame, headers, ingress: ingress, domain: domain, origin: origin, now: now)
+        {
+            return
+        }
+        matchRules(frame, &headers, ingress: ingress, domain: domain, origin: origin, now: now)
+    }
+
+    @inline(__always)
+    mutating func run(
+        _ target: FlowTarget, _ frame: Frame, _ headers: inout PacketHeaders,
+        ingress: PortNumber, domain: DomainID, origin: FlowKey.Origin, now: UInt64
+    ) {
+        switch target {
+        case .splice(let id, let side):
+            let disposition = splicer.process(
+                id, side: side, origin: origin, frame: frame, headers: &headers,
+                ingress: ingress, output: &output, now: now)
+            finish(disposition, id)
+        case .actions(let index):
+            guard let list = lists[Int(index)] else { return }
+            if let trace { trace.note("flow: actions \(list.actions.map { $0 })") }
+            execute(
+                list.actions, frame, &headers, ingress: ingress, domain: domain, origin: origin,
+                now: now)
+        }
+    }
+
+    @inline(__always)
+    mutating func finish(_ disposition: SpliceDisposition, _ id: SpliceID) {
+        if case .dropped(let reason) = disposition { output.count(reason) }
+        if let trace { trace.note("splice \(id): \(disposition)") }
+    }
+
+    mutating func matchRules(
+        _ frame: Frame, _ headers: inout PacketHeaders, ingress: PortNumber, domain: DomainID,
+        origin: FlowKey.Origin, now: UInt64
+    ) {
+        let found = rules.lookup(PacketFields(headers, inPort: ingress))
+        guard found >= 0 else {
+            output.count(.noRule)
+            if let trace { trace.note("no rule matches: drop") }
+            return
+        }
+        rules.count(found, bytes: frame.length, now: now)
+        if let trace { trace.note(rules.entries[found]) }
+        execute(
+            UnsafeMutableBufferPointer(rebasing: rules.entries[found].actions[...]), frame,
+            &headers, ingress: ingress, domain: domain, origin: origin, now: now)
+    }
+
+    // MARK: Time
+
+    /// Time-outs, ageing, ports that went or came back. Called at least every 100 ms, better every few ms.
+    public mutating func tick(now: UInt64) {
+        guard now >= nextTick else { return }
+        nextTick = now &+ 2_000_000
+        splicer.tick(flows: &flows, output: &output, now: now)
+        guard now >= nextMaintenance else { return }
+        nextMaintenance = now &+ 100_000_000
+        for index in 0..<output.numbers.count {
+            let number = output.numbers[index]
+            guard let slot = output.slots[Int(number)] else { continue }
+            if slot.port.maintain(now: now) {
+                output.emit(.portChanged(port: number, isUp: slot.port.isUp))
+            }
+        }
+        let dropped = fragments.expire(now: now)
+        for _ in 0..<dropped { output.count(.fragmentNoFirst) }
+        for domain in 0..<PortSet.domainMaximum where output.macs[domain].count > 0 {
+            output.macs[domain].expire(age: configuration.macAge, now: now)
+        }
+        expireRules(now: now)
+        expireFlows(now: now)
+        output.flush(now: now)
+    }
+
+    private mutating func expireRules(now: UInt64) {
+        guard rules.hasTimeouts else { return }
+        var expired: [(UInt32, UInt64, Bool)] = []
+        let isChanged = rules.expire(now: now) { entry, isHard in
+            expired.append((entry.ruleID, entry.rule.cookie, isHard))
+        }
+        if isChanged { rules.rebuild() }
+        for (id, cookie, isHard) in expired {
+            output.emit(.ruleExpired(ruleID: id, cookie: cookie, isHard: isHard))
+        }
+    }
+}
+
+/// Allows `rate` things a second, and a burst of a tenth of that.
+struct TokenBucket {
+    private let interval: UInt64
+    private let burst: UInt64
+    private var next: UInt64 = 0
+
+    /// 0: everything is allowed.
+    init(rate: Int) {
+        interval = rate > 0 ? UInt64(1_000_000_000 / rate) : 0
+        burst = 100_000_000
+    }
+
+    mutating func take(now: UInt64) -> Bool {
+        guard interval != 0 else { return true }
+        if next &+ burst < now { next = now &- burst }
+        guard next <= now else { return false }
+        next &+= interval
+        return true
+    }
+}
+
+/// Collects what happens to a traced packet.
+final class TraceSink {
+    var lines: [String] = []
+    func note(_ line: String) { lines.append(line) }
+    func note(_ headers: PacketHeaders, port: PortNumber) {
+        lines.append("packet in on port \(port): \(headers.summary)")
+    }
+    func note(_ entry: RuleTable.Entry) {
+        lines.append(
+            "rule \(entry.ruleID), priority \(entry.rule.priority), cookie 0x"
+                + String(entry.rule.cookie, radix: 16) + ": "
+                + entry.rule.actions.map { "\($0)" }.joined(separator: ", "))
+    }
+}

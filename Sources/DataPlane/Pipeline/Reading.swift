@@ -1,0 +1,200 @@
+// What people are told of the tables. Called between bursts, never for a packet.
+
+/// A rule with its counters.
+public struct RuleStatus: Sendable {
+    public var ruleID: UInt32
+    public var rule: Rule
+    public var packets: UInt64
+    public var bytes: UInt64
+    /// ns since it was installed, and since it matched last.
+    public var duration: UInt64
+    public var idle: UInt64
+}
+
+/// An exact flow with its counters.
+public struct FlowStatus: Sendable {
+    public var key: FlowKey
+    /// The splice that it belongs to, or nil.
+    public var splice: (id: SpliceID, side: SpliceSide)?
+    public var actions: [Action]
+    public var cookie: UInt64
+    public var packets: UInt64
+    public var bytes: UInt64
+}
+
+public struct MACStatus: Sendable {
+    public var mac: MACAddress
+    public var vlan: UInt16
+    public var port: PortNumber
+    public var domain: DomainID
+    /// ns since it was seen last.
+    public var age: UInt64
+}
+
+/// Sums and sizes.
+public struct PipelineStatus: Sendable {
+    public var drops: [DropReason: UInt64]
+    public var rules: Int
+    public var ruleCapacity: Int
+    public var flows: Int
+    public var flowCapacity: Int
+    public var splices: Int
+    public var spliceCapacity: Int
+    public var fragments: Int
+    public var heldOctets: Int
+    public var eventsLost: UInt64
+    public var splicer: SpliceCounters
+}
+
+extension Pipeline {
+    public func ruleStatus(now: UInt64) -> [RuleStatus] {
+        (0..<rules.count).map { index in
+            let entry = rules.entries[index]
+            return RuleStatus(
+                ruleID: entry.ruleID, rule: entry.rule, packets: entry.packets,
+                bytes: entry.bytes, duration: now &- min(now, entry.created),
+                idle: now &- min(now, entry.lastUsed))
+        }
+    }
+
+    /// Up to `limit` flows from slot `start`; `next` is where to go on, nil at the end.
+    public func flowStatus(from start: Int, limit: Int) -> (flows: [FlowStatus], next: Int?) {
+        var result: [FlowStatus] = []
+        var index = max(0, start)
+        // A look at a bounded number of slots, so that packets do not wait for long.
+        let end = min(flows.slotCount, index + 65_536)
+        while index < end, result.count < limit {
+            if let slot = flows.slot(index) { result.append(status(slot)) }
+            index += 1
+        }
+        return (result, index < flows.slotCount ? index : nil)
+    }
+
+    private func status(
+        _ slot: (
+            key: FlowKey, target: FlowTarget, packets: UInt64, bytes: UInt64, lastUsed: UInt32
+        )
+    ) -> FlowStatus {
+        switch slot.target {
+        case .splice(let id, let side):
+            return FlowStatus(
+                key: slot.key, splice: (id, side), actions: [.splice(id)], cookie: 0,
+                packets: slot.packets, bytes: slot.bytes)
+        case .actions(let index):
+            let list = lists[Int(index)]
+            return FlowStatus(
+                key: slot.key, splice: nil, actions: list.map { Array($0.actions) } ?? [],
+                cookie: list?.cookie ?? 0, packets: slot.packets, bytes: slot.bytes)
+        }
+    }
+
+    /// Flows of splices, without a walk over the table.
+    public func spliceFlowStatus() -> [FlowStatus] {
+        var result: [FlowStatus] = []
+        for index in 0..<splicer.activeCount {
+            let id = splicer.active[index]
+            for side in SpliceSide.allCases where splicer.side(id, side).pointee.isBound {
+                for key in [
+                    splicer.networkKey(splicer.side(id, side)),
+                    splicer.cpuKey(splicer.side(id, side)),
+                ] {
+                    let slot = flows.find(key, hash: flows.hash(key))
+                    if let entry = flows.slot(slot) { result.append(status(entry)) }
+                }
+            }
+        }
+        return result
+    }
+
+    public func actionFlowStatus() -> [FlowStatus] {
+        lists.compactMap { list in
+            guard let list else { return nil }
+            let slot = flows.find(list.key, hash: flows.hash(list.key))
+            return flows.slot(slot).map { status($0) }
+        }
+    }
+
+    public func macStatus(now: UInt64) -> [MACStatus] {
+        (0..<PortSet.domainMaximum).flatMap { domain in
+            output.macs[domain].entries(now: now).map {
+                MACStatus(
+                    mac: $0.mac, vlan: $0.vlan, port: $0.port, domain: DomainID(domain),
+                    age: $0.age)
+            }
+        }
+    }
+
+    public func portStatus() -> [PortStatus] { output.status() }
+
+    public func status() -> PipelineStatus {
+        var drops: [DropReason: UInt64] = [:]
+        for reason in DropReason.allCases {
+            let count = output.drops[Int(reason.rawValue)]
+            if count > 0 { drops[reason] = count }
+        }
+        return PipelineStatus(
+            drops: drops, rules: rules.count, ruleCapacity: rules.capacity, flows: flows.count,
+            flowCapacity: flows.capacity, splices: splicer.activeCount,
+            spliceCapacity: splicer.capacity, fragments: fragments.count,
+            heldOctets: splicer.pool.occupied, eventsLost: output.events.lost,
+            splicer: splicer.counters)
+    }
+
+    public func spliceSnapshot(_ id: SpliceID) -> SpliceSnapshot? {
+        splicer.isOpen(id) ? splicer.snapshot(id) : nil
+    }
+
+    /// Runs one frame through the tables as if it had come in on `port` and tells what happens to it. The
+    /// outputs are really sent, counters count.
+    public mutating func trace(_ bytes: [UInt8], port: PortNumber, now: UInt64) -> [String] {
+        guard output.has(port), let slot = output.slots[Int(port)] else {
+            return ["there is no port \(port)"]
+        }
+        guard bytes.count <= Frame.maximumLength else { return ["frame too long"] }
+        let sink = TraceSink()
+        var frame = output.scratch(now: now)
+        bytes.withUnsafeBytes { source in
+            if let base = source.baseAddress {
+                frame.start.copyMemory(from: base, byteCount: source.count)
+            }
+        }
+        frame.length = bytes.count
+        var headers = PacketHeaders()
+        if let reason = PacketHeaders.parse(frame, into: &headers) {
+            output.count(reason)
+            return ["drop: \(reason)"]
+        }
+        let before = snapshotForTrace()
+        trace = sink
+        let origin: FlowKey.Origin = slot.isCPU ? .cpu : .network
+        let (hash, key) = flowKey(headers, domain: slot.domain, origin: origin)
+        process(
+            frame, &headers, key: key, hash: hash, ingress: port, domain: slot.domain,
+            origin: origin, now: now)
+        output.flush(now: now)
+        trace = nil
+        describeOutcome(since: before, into: sink)
+        return sink.lines
+    }
+
+    private func snapshotForTrace() -> (sent: [UInt64], drops: [UInt64]) {
+        (
+            output.numbers.map { output.slots[Int($0)]?.counters.sentPackets ?? 0 },
+            DropReason.allCases.map { output.drops[Int($0.rawValue)] }
+        )
+    }
+
+    private func describeOutcome(
+        since before: (sent: [UInt64], drops: [UInt64]), into sink: TraceSink
+    ) {
+        let after = snapshotForTrace()
+        for (index, number) in output.numbers.enumerated()
+        where after.sent[index] > before.sent[index] {
+            sink.note("output to port \(number)")
+        }
+        for (index, reason) in DropReason.allCases.enumerated()
+        where after.drops[index] > before.drops[index] {
+            sink.note("drop: \(reason)")
+        }
+    }
+}
