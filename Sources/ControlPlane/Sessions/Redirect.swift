@@ -1,4 +1,5 @@
 import DataPlane
+import Logging
 
 /// One client's transport connection and the one to the server that serves it, whatever carries them now:
 /// kernel sockets joined by a relay, or a splice in the dataplane. Moves them from one to the other.
@@ -135,8 +136,24 @@ final class Redirect {
             return end("cannot follow the server leg: \(error)", reset: true)
         }
         state = .relaying
+        relay.begin(output: &output)
         onOutcome(.connected)
         if state == .relaying { pump() }
+    }
+
+    /// Gives the server leg up; the client leg goes on alone, its socket watched by nobody.
+    func detachServer() {
+        guard state == .connecting || state == .relaying else { return }
+        timer?.cancel()
+        timer = nil
+        wantsSplice = false
+        if let server { Socket.setReset(server.descriptor) }
+        dropServer()
+        engine.loop.unregister(client.descriptor)
+        output.toServer = OutboundBuffer()
+        isEOF = [false, false]
+        isShut = [false, false]
+        state = .clientOnly
     }
 
     /// Forgets the server leg: its port is quarantined.
@@ -173,7 +190,7 @@ final class Redirect {
     func inject(_ bytes: [UInt8], from side: SpliceSide) {
         guard !bytes.isEmpty else { return }
         do {
-            try bytes.withUnsafeBytes { buffer throws(RelayError) in
+            try bytes.withBytes { buffer throws(RelayError) in
                 try relay.receive(buffer, from: side, output: &output)
             }
         } catch {
@@ -193,7 +210,7 @@ final class Redirect {
                 rounds += 1
                 for side in SpliceSide.allCases where try move(side) { isMoving = true }
             }
-            if rounds == 64 { engine.loop.post { [weak self] in self?.pump() } }
+            if rounds == 64 { engine.loop.postLocal { [weak self] in self?.pump() } }
         } catch let error as RelayError {
             return end(error.message, reset: true)
         } catch {
@@ -207,7 +224,10 @@ final class Redirect {
     private func move(_ side: SpliceSide) throws -> Bool {
         guard let from = leg(side), let to = leg(side.other) else { return false }
         var isMoving = false
-        if !isEOF[side.index], output[side.other].count < engine.relayBufferMaximum {
+        let isWanted = side == .server || relay.wantsClientInput
+        if isWanted, !isEOF[side.index],
+            output[side.other].count < engine.relayBufferMaximum
+        {
             switch try Socket.receive(from.descriptor, into: engine.scratch) {
             case .bytes(let count):
                 if side == .client {

@@ -1,4 +1,5 @@
 import DataPlane
+import Logging
 
 /// A plain TCP service: every connection goes to one server and is spliced as soon as both legs are up.
 final class ServiceSession: Session {

@@ -1,14 +1,14 @@
 import CLinux
 import DataPlane
 import Glibc
-public import Logging
+import Logging
 
 /// Owns all sessions: listeners, identifiers, the way to the dataplane, the dispatch of its events.
 ///
 /// One thread, the event loop's. Everything that is not marked otherwise is called there only.
-public final class SessionEngine {
+final class SessionEngine {
     /// What the engine needs to know of the machine it runs on.
-    public struct Environment: Sendable {
+    struct Environment: Sendable {
         public var clientDevice: String
         public var storageDevice: String
         public var clientDomain: DomainID
@@ -49,11 +49,11 @@ public final class SessionEngine {
     private var freeIDs: [SpliceID] = []
     private var nextID: SpliceID = 0
     private var random = SystemRandomNumberGenerator()
-    private(set) var counters = EngineCounters()
+    var counters = EngineCounters()
     /// Called on the loop's thread for everything that people may want to follow.
     var onEvent: (SessionEvent) -> Void = { _ in }
 
-    public init(
+    init(
         loop: EventLoop, dataplane: DataPlaneWorker, environment: Environment, log: Logger
     ) {
         self.loop = loop

@@ -48,6 +48,19 @@ struct RelayOutput {
     }
 }
 
+extension [UInt8] {
+    /// As `withUnsafeBytes`, with the error's type kept.
+    func withBytes<Failure: Error>(
+        _ body: (UnsafeRawBufferPointer) throws(Failure) -> Void
+    ) throws(Failure) {
+        var failure: Failure?
+        withUnsafeBytes { bytes in
+            do throws(Failure) { try body(bytes) } catch { failure = error }
+        }
+        if let failure { throw failure }
+    }
+}
+
 /// Why a relay cannot go on with a stream.
 struct RelayError: Error {
     var message: String
@@ -60,6 +73,12 @@ protocol StreamRelay: AnyObject {
     func receive(
         _ bytes: UnsafeRawBufferPointer, from side: SpliceSide, output: inout RelayOutput
     ) throws(RelayError)
+
+    /// The server leg is up: what the relay has to send first.
+    func begin(output: inout RelayOutput)
+
+    /// False while octets of the client had better wait in its socket.
+    var wantsClientInput: Bool { get }
 
     /// True when nothing is kept back in the relay: no part of a message waits for its rest, no answer of
     /// its own is owed. Only then can positions change hands.
@@ -75,7 +94,9 @@ protocol StreamRelay: AnyObject {
 /// A relay that passes every octet: plain TCP.
 final class TransparentRelay: StreamRelay {
     var isAtRest: Bool { true }
+    var wantsClientInput: Bool { true }
     var messages: SpliceMessages? { nil }
+    func begin(output: inout RelayOutput) {}
     func resume(clientHeaderDistance: UInt32, serverHeaderDistance: UInt32) {}
     func receive(
         _ bytes: UnsafeRawBufferPointer, from side: SpliceSide, output: inout RelayOutput

@@ -29,5 +29,5 @@ public enum SpliceSide: UInt8, Sendable, CaseIterable {
     case client = 0
     case server = 1
     @inlinable public var other: SpliceSide { self == .client ? .server : .client }
-    @inlinable var index: Int { Int(rawValue) }
+    @inlinable public var index: Int { Int(rawValue) }
 }

@@ -135,6 +135,17 @@ struct HeldFramePool: ~Copyable {
         giveBack(block)
     }
 
+    /// Puts all of a queue behind another, without a copy.
+    func join(_ queue: FrameQueue, to other: inout FrameQueue) {
+        guard queue.head != 0 else { return }
+        if other.tail != 0 { node(other.tail).pointee.next = queue.head } else {
+            other.head = queue.head
+        }
+        other.tail = queue.tail
+        other.count &+= queue.count
+        other.bytes &+= queue.bytes
+    }
+
     mutating func removeAll(of queue: inout FrameQueue) {
         while !queue.isEmpty { removeFirst(of: &queue) }
     }

@@ -80,7 +80,7 @@ extension PacketFields {
 
 extension Match {
     /// Whether every packet that `self` matches is matched by `other` too.
-    func isAtLeastAsSpecific(as other: Match) -> Bool {
+    package func isAtLeastAsSpecific(as other: Match) -> Bool {
         PacketFields.areEqual(PacketFields.masked(mask, other.mask), other.mask)
             && PacketFields.areEqual(PacketFields.masked(value, other.mask), other.value)
     }

@@ -1,0 +1,61 @@
+/// Everything that the configuration file says, validated.
+public struct Configuration: Sendable {
+    public struct ISCSI: Sendable {
+        public var port: UInt16 = 3260
+        public var requiresCHAP = false
+        /// Sessions go into the dataplane by themselves; else by command.
+        public var splicesAutomatically = true
+        public init() {}
+    }
+
+    /// A plain TCP redirection.
+    public struct Service: Sendable {
+        public var name: String
+        public var listenPort: UInt16
+        public var server: String
+        public var port: UInt16
+        public var splicesAtOnce: Bool
+    }
+
+    public struct Health: Sendable {
+        public var intervalMilliseconds = 1_000
+        public var timeoutMilliseconds = 2_000
+        public init() {}
+    }
+
+    public var ports: [PortConfiguration] = []
+    public var clientCPU: CPUPortConfiguration
+    public var storageCPU: CPUPortConfiguration
+    public var servers: [Server] = []
+    public var resources: [Resource] = []
+    public var credentials: [Credential] = []
+    public var iscsi = ISCSI()
+    public var services: [Service] = []
+    /// ovs-ofctl text.
+    public var rules: [String] = []
+    public var limits = Limits()
+    public var health = Health()
+    public var socketPath = "/run/dsr/dsrd.sock"
+    public var logLevel = "info"
+}
+
+/// One thing that is wrong in a configuration file.
+public struct ConfigurationError: Error, Hashable, Sendable, CustomStringConvertible {
+    /// From 1.
+    public var line: Int
+    public var column: Int
+    /// Path of the field, `servers[0].addresses`.
+    public var field: String
+    public var message: String
+
+    public var description: String { "line \(line), column \(column): \(field): \(message)" }
+}
+
+/// All that is wrong, in the order of the file.
+public struct ConfigurationErrors: Error, Sendable, CustomStringConvertible {
+    public var file: String
+    public var errors: [ConfigurationError]
+    public var description: String {
+        errors.map { "\(file): \($0)" }.joined(separator: "\n")
+    }
+}

@@ -1,0 +1,329 @@
+import DataPlane
+import Foundation
+import Yams
+
+extension Configuration {
+    /// Reads and validates a file; says everything that is wrong with it.
+    public static func load(path: String) throws(ConfigurationErrors) -> Configuration {
+        guard let data = FileManager.default.contents(atPath: path) else {
+            throw ConfigurationErrors(
+                file: path,
+                errors: [
+                    ConfigurationError(line: 1, column: 1, field: "file", message: "cannot be read")
+                ])
+        }
+        return try parse(text: String(decoding: data, as: UTF8.self), file: path)
+    }
+
+    /// Validates the text of a file.
+    public static func parse(
+        text: String, file: String
+    ) throws(ConfigurationErrors) -> Configuration {
+        let reader = ConfigurationReader()
+        let root: Node?
+        do {
+            root = try Yams.compose(yaml: text)
+        } catch {
+            throw ConfigurationErrors(file: file, errors: [yamlError(error)])
+        }
+        let configuration = ConfigurationBuilder(reader).build(root)
+        guard reader.errors.isEmpty, let configuration else {
+            let sorted = reader.errors.sorted { ($0.line, $0.column) < ($1.line, $1.column) }
+            throw ConfigurationErrors(file: file, errors: sorted)
+        }
+        return configuration
+    }
+
+    private static func yamlError(_ error: any Error) -> ConfigurationError {
+        switch error as? YamlError {
+        case .scanner(_, let problem, let mark, _), .parser(_, let problem, let mark, _),
+            .composer(_, let problem, let mark, _):
+            ConfigurationError(
+                line: mark.line, column: mark.column, field: "YAML", message: problem)
+        default:
+            ConfigurationError(line: 1, column: 1, field: "YAML", message: "\(error)")
+        }
+    }
+}
+
+/// Makes a configuration from nodes.
+private struct ConfigurationBuilder {
+    let reader: ConfigurationReader
+    init(_ reader: ConfigurationReader) { self.reader = reader }
+
+    func build(_ root: Node?) -> Configuration? {
+        guard let root else {
+            reader.fail(nil, "file", "is empty")
+            return nil
+        }
+        let top = reader.mapping(
+            root, "",
+            keys: [
+                "ports", "cpu", "servers", "resources", "iscsi", "credentials", "services",
+                "rules", "limits", "control", "log", "health",
+            ], required: ["ports", "cpu"])
+        let cpu = reader.mapping(
+            top["cpu"], "cpu", keys: ["client", "storage"], required: ["client", "storage"])
+        var result = Configuration(
+            clientCPU: cpuPort(cpu["client"], "cpu.client"),
+            storageCPU: cpuPort(cpu["storage"], "cpu.storage"))
+        result.ports = reader.sequence(top["ports"], "ports").map { port($0.node, $0.field) }
+        result.servers = reader.sequence(top["servers"], "servers").map {
+            server($0.node, $0.field)
+        }
+        result.resources = reader.sequence(top["resources"], "resources").map {
+            resource($0.node, $0.field, servers: result.servers.map(\.name))
+        }
+        result.iscsi = iscsi(top["iscsi"])
+        result.credentials = reader.sequence(top["credentials"], "credentials").map {
+            credential($0.node, $0.field, resources: result.resources.map(\.name))
+        }
+        result.services = reader.sequence(top["services"], "services").map {
+            service($0.node, $0.field, servers: result.servers.map(\.name))
+        }
+        result.rules = reader.sequence(top["rules"], "rules").map {
+            reader.string($0.node, $0.field)
+        }
+        for index in result.rules.indices {
+            let node = top["rules"]?.sequence?[index]
+            do {
+                _ = try RuleSyntax.parse(
+                    result.rules[index], ports: PortNames(result.ports.map(\.name)))
+            } catch {
+                reader.fail(node, "rules[\(index)]", error.description)
+            }
+        }
+        settings(top, &result)
+        checkNames(top, result)
+        return result
+    }
+
+    private func settings(_ top: [String: Node], _ result: inout Configuration) {
+        let limits = reader.mapping(
+            top["limits"], "limits", keys: Limits.fields.map(\.key))
+        for field in Limits.fields {
+            result.limits[keyPath: field.path] = reader.integer(
+                limits[field.key], "limits.\(field.key)", in: field.range,
+                default: result.limits[keyPath: field.path])
+        }
+        let health = reader.mapping(
+            top["health"], "health", keys: ["interval_ms", "timeout_ms"])
+        result.health.intervalMilliseconds = reader.integer(
+            health["interval_ms"], "health.interval_ms", in: 50...3_600_000, default: 1_000)
+        result.health.timeoutMilliseconds = reader.integer(
+            health["timeout_ms"], "health.timeout_ms", in: 10...600_000, default: 2_000)
+        let control = reader.mapping(top["control"], "control", keys: ["socket"])
+        result.socketPath = reader.string(
+            control["socket"], "control.socket", default: result.socketPath)
+        let log = reader.mapping(top["log"], "log", keys: ["level"])
+        result.logLevel = reader.string(log["level"], "log.level", default: "info")
+        let levels = ["trace", "debug", "info", "notice", "warning", "error", "critical"]
+        if !levels.contains(result.logLevel) {
+            reader.fail(log["level"], "log.level", "is none of \(levels.joined(separator: ", "))")
+        }
+    }
+
+    private func cpuPort(_ node: Node?, _ field: String) -> CPUPortConfiguration {
+        let values = reader.mapping(
+            node, field, keys: ["device", "mac", "addresses"],
+            required: ["device", "mac", "addresses"])
+        let addresses = reader.sequence(values["addresses"], "\(field).addresses").compactMap {
+            reader.interfaceAddress($0.node, $0.field)
+        }
+        if values["addresses"] != nil, addresses.isEmpty {
+            reader.fail(values["addresses"], "\(field).addresses", "must name an address")
+        }
+        return CPUPortConfiguration(
+            device: reader.device(values["device"], "\(field).device"),
+            macAddress: reader.mac(values["mac"], "\(field).mac"), addresses: addresses)
+    }
+
+    private func port(_ node: Node, _ field: String) -> PortConfiguration {
+        let values = reader.mapping(
+            node, field, keys: ["name", "device", "side", "kind", "receive", "faults"],
+            required: ["name", "device", "side"])
+        var result = PortConfiguration(
+            name: reader.string(values["name"], "\(field).name"),
+            device: reader.device(values["device"], "\(field).device"),
+            side: reader.choice(values["side"], "\(field).side", default: .client),
+            kind: reader.choice(values["kind"], "\(field).kind", default: .packet),
+            receive: reader.choice(values["receive"], "\(field).receive", default: .batched))
+        if let node = values["faults"] {
+            let path = "\(field).faults"
+            let faults = reader.mapping(
+                node, path,
+                keys: ["drop", "duplicate", "reorder", "corrupt", "delay_us", "seed"])
+            var parsed = PortFaults()
+            parsed.drop = reader.real(faults["drop"], "\(path).drop", in: 0...1)
+            parsed.duplicate = reader.real(faults["duplicate"], "\(path).duplicate", in: 0...1)
+            parsed.reorder = reader.real(faults["reorder"], "\(path).reorder", in: 0...1)
+            parsed.corrupt = reader.real(faults["corrupt"], "\(path).corrupt", in: 0...1)
+            parsed.delayMicroseconds = UInt32(
+                reader.integer(faults["delay_us"], "\(path).delay_us", in: 0...10_000_000, default: 0))
+            parsed.seed = UInt64(
+                reader.integer(faults["seed"], "\(path).seed", in: 0...Int.max, default: 1))
+            result.faults = parsed
+        }
+        return result
+    }
+
+    private func server(_ node: Node, _ field: String) -> Server {
+        let values = reader.mapping(
+            node, field, keys: ["name", "addresses", "iscsi", "credentials"],
+            required: ["name", "addresses"])
+        let iscsi = reader.mapping(values["iscsi"], "\(field).iscsi", keys: ["port"])
+        let addresses = reader.sequence(values["addresses"], "\(field).addresses").compactMap {
+            reader.address($0.node, $0.field)
+        }
+        if values["addresses"] != nil, addresses.isEmpty {
+            reader.fail(values["addresses"], "\(field).addresses", "must name an address")
+        }
+        return Server(
+            name: reader.string(values["name"], "\(field).name"), addresses: addresses,
+            iscsiPort: portNumber(iscsi["port"], "\(field).iscsi.port", default: 3260),
+            credential: values["credentials"].map {
+                chap($0, "\(field).credentials", keys: ["user", "secret", "mutual"])
+            })
+    }
+
+    private func portNumber(_ node: Node?, _ field: String, default fallback: Int) -> UInt16 {
+        UInt16(reader.integer(node, field, in: 1...65_535, default: fallback))
+    }
+
+    /// A CHAP name and secret. RFC 7143 section 9.2.1 wants secrets of 96 bits; 12 octets.
+    private func chap(_ node: Node, _ field: String, keys: [String]) -> CHAPCredential {
+        let values = reader.mapping(node, field, keys: keys, required: ["user", "secret"])
+        var mutual: CHAPCredential.Mutual?
+        if let node = values["mutual"] {
+            let path = "\(field).mutual"
+            let inner = reader.mapping(
+                node, path, keys: ["user", "secret"], required: ["user", "secret"])
+            mutual = CHAPCredential.Mutual(
+                user: reader.string(inner["user"], "\(path).user"),
+                secret: secret(inner["secret"], "\(path).secret"))
+        }
+        return CHAPCredential(
+            user: reader.string(values["user"], "\(field).user"),
+            secret: secret(values["secret"], "\(field).secret"), mutual: mutual)
+    }
+
+    private func secret(_ node: Node?, _ field: String) -> String {
+        let text = reader.string(node, field)
+        if let node, !(12...255).contains(text.utf8.count) {
+            reader.fail(node, field, "must have 12 to 255 octets (RFC 7143 section 9.2.1)")
+        }
+        return text
+    }
+
+    private func resource(_ node: Node, _ field: String, servers: [String]) -> Resource {
+        let values = reader.mapping(
+            node, field, keys: ["name", "protocol", "target", "servers", "assigned"],
+            required: ["name", "target", "servers", "assigned"])
+        let names = reader.sequence(values["servers"], "\(field).servers").map {
+            reader.string($0.node, $0.field)
+        }
+        for (index, name) in names.enumerated() where !servers.contains(name) {
+            reader.fail(
+                values["servers"]?.sequence?[index], "\(field).servers[\(index)]",
+                "there is no server \(name)")
+        }
+        let assigned = reader.string(values["assigned"], "\(field).assigned")
+        if values["assigned"] != nil, !names.contains(assigned) {
+            reader.fail(
+                values["assigned"], "\(field).assigned",
+                "\(assigned) is none of its servers: \(names.joined(separator: ", "))")
+        }
+        return Resource(
+            name: reader.string(values["name"], "\(field).name"),
+            protocol: reader.choice(values["protocol"], "\(field).protocol", default: .iscsi),
+            target: reader.string(values["target"], "\(field).target"), servers: names,
+            assigned: assigned)
+    }
+
+    private enum Authentication: String, CaseIterable { case none, chap }
+    private enum Splice: String, CaseIterable { case auto, manual }
+
+    private func iscsi(_ node: Node?) -> Configuration.ISCSI {
+        var result = Configuration.ISCSI()
+        let values = reader.mapping(node, "iscsi", keys: ["listen", "authentication", "splice"])
+        let listen = reader.mapping(values["listen"], "iscsi.listen", keys: ["port"])
+        result.port = portNumber(listen["port"], "iscsi.listen.port", default: 3260)
+        let authentication: Authentication = reader.choice(
+            values["authentication"], "iscsi.authentication", default: .none)
+        result.requiresCHAP = authentication == .chap
+        let splice: Splice = reader.choice(values["splice"], "iscsi.splice", default: .auto)
+        result.splicesAutomatically = splice == .auto
+        return result
+    }
+
+    private func credential(_ node: Node, _ field: String, resources: [String]) -> Credential {
+        let values = reader.mapping(
+            node, field, keys: ["user", "secret", "mutual", "resources"])
+        let names = values["resources"].map { list in
+            reader.sequence(list, "\(field).resources").map { reader.string($0.node, $0.field) }
+        }
+        for (index, name) in (names ?? []).enumerated() where !resources.contains(name) {
+            reader.fail(
+                values["resources"]?.sequence?[index], "\(field).resources[\(index)]",
+                "there is no resource \(name)")
+        }
+        return Credential(
+            login: chap(node, field, keys: ["user", "secret", "mutual", "resources"]),
+            resources: names.map(Set.init))
+    }
+
+    private enum ServiceSplice: String, CaseIterable {
+        case atOnce = "at_once"
+        case manual
+    }
+
+    private func service(
+        _ node: Node, _ field: String, servers: [String]
+    ) -> Configuration.Service {
+        let values = reader.mapping(
+            node, field, keys: ["name", "listen", "server", "port", "splice"],
+            required: ["name", "listen", "server", "port"])
+        let listen = reader.mapping(
+            values["listen"], "\(field).listen", keys: ["port"], required: ["port"])
+        let server = reader.string(values["server"], "\(field).server")
+        if values["server"] != nil, !servers.contains(server) {
+            reader.fail(values["server"], "\(field).server", "there is no server \(server)")
+        }
+        let splice: ServiceSplice = reader.choice(
+            values["splice"], "\(field).splice", default: .atOnce)
+        return Configuration.Service(
+            name: reader.string(values["name"], "\(field).name"),
+            listenPort: portNumber(listen["port"], "\(field).listen.port", default: 1),
+            server: server, port: portNumber(values["port"], "\(field).port", default: 1),
+            splicesAtOnce: splice == .atOnce)
+    }
+
+    /// Names that must be unique, and limits of the whole.
+    private func checkNames(_ top: [String: Node], _ result: Configuration) {
+        unique(top["ports"], "ports", result.ports.map(\.name))
+        unique(top["ports"], "ports", result.ports.map(\.device), key: "device")
+        unique(top["servers"], "servers", result.servers.map(\.name))
+        unique(top["resources"], "resources", result.resources.map(\.name))
+        unique(top["resources"], "resources", result.resources.map { $0.target.lowercased() }, key: "target")
+        unique(top["credentials"], "credentials", result.credentials.map(\.user), key: "user")
+        if result.ports.count > 60 {
+            reader.fail(top["ports"], "ports", "at most 60 ports")
+        }
+        for side in [PortSide.client, .storage]
+        where top["ports"] != nil && !result.ports.contains(where: { $0.side == side }) {
+            reader.fail(top["ports"], "ports", "no port has side \(side.rawValue)")
+        }
+        if result.iscsi.requiresCHAP, result.credentials.isEmpty {
+            reader.fail(
+                top["iscsi"], "iscsi.authentication", "chap needs an entry in credentials")
+        }
+    }
+
+    private func unique(_ node: Node?, _ field: String, _ names: [String], key: String = "name") {
+        for (index, name) in names.enumerated()
+        where !name.isEmpty && names[..<index].contains(name) {
+            reader.fail(
+                node?.sequence?[index], "\(field)[\(index)].\(key)", "\"\(name)\" is taken")
+        }
+    }
+}

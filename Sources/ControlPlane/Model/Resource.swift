@@ -1,0 +1,31 @@
+/// How clients reach a resource.
+public enum ResourceProtocol: String, CaseIterable, Codable, Hashable, Sendable {
+    case iscsi
+}
+
+/// Something that clients use through the virtual address: for iSCSI, a target.
+public struct Resource: Hashable, Sendable {
+    /// Unique name, as the configuration gives it.
+    public var name: String
+    public var `protocol`: ResourceProtocol
+    /// iSCSI name of the target (RFC 7143 section 4.2.7), the same at every server.
+    public var target: String
+    /// Names of the servers that hold it, in order of preference.
+    public var servers: [String]
+    /// The server that serves it now; one of `servers`.
+    public var assigned: String
+    /// How the switch logs in for this resource, when it differs from the server's credential.
+    public var credential: CHAPCredential?
+
+    public init(
+        name: String, protocol: ResourceProtocol = .iscsi, target: String, servers: [String],
+        assigned: String, credential: CHAPCredential? = nil
+    ) {
+        self.name = name
+        self.protocol = `protocol`
+        self.target = target
+        self.servers = servers
+        self.assigned = assigned
+        self.credential = credential
+    }
+}

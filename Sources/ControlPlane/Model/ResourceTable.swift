@@ -1,0 +1,69 @@
+/// Resource to server: where each resource is served now. A value: whoever holds a copy has a
+/// consistent table, and `version` tells copies apart.
+public struct ResourceTable: Sendable, Hashable {
+    private var byName: [String: Resource] = [:]
+    private var nameByTarget: [String: String] = [:]
+    private var order: [String] = []
+    /// Grows by one with every change of an assignment.
+    public private(set) var version: UInt64 = 0
+
+    public init() {}
+
+    /// Of resources with the same name or target the first one counts; a validated configuration has
+    /// none.
+    public init(_ resources: [Resource]) {
+        for resource in resources where byName[resource.name] == nil {
+            let target = Self.canonicalTarget(resource.target)
+            guard nameByTarget[target] == nil else { continue }
+            byName[resource.name] = resource
+            nameByTarget[target] = resource.name
+            order.append(resource.name)
+        }
+    }
+
+    public var count: Int { order.count }
+
+    /// In the order of the configuration.
+    public var all: [Resource] { order.compactMap { byName[$0] } }
+
+    public subscript(name: String) -> Resource? { byName[name] }
+
+    /// The resource with this iSCSI target name; letter case does not count.
+    public func resource(target: String) -> Resource? {
+        nameByTarget[Self.canonicalTarget(target)].flatMap { byName[$0] }
+    }
+
+    public func assignedServer(of resource: String) -> String? { byName[resource]?.assigned }
+
+    /// Resources that `server` serves now.
+    public func assigned(to server: String) -> [Resource] { all.filter { $0.assigned == server } }
+
+    /// Other servers that hold the resource, in order of preference.
+    public func candidates(for resource: String) -> [String] {
+        guard let entry = byName[resource] else { return [] }
+        return entry.servers.filter { $0 != entry.assigned }
+    }
+
+    /// Why an assignment was refused.
+    public enum AssignmentError: Error, Hashable, Sendable {
+        case noSuchResource(String)
+        /// The server does not hold the resource.
+        case notACandidate(resource: String, server: String)
+    }
+
+    /// Moves a resource in the table. To be called only after the new server has confirmed that it
+    /// serves the resource.
+    public mutating func assign(_ resource: String, to server: String) throws(AssignmentError) {
+        guard var entry = byName[resource] else { throw .noSuchResource(resource) }
+        guard entry.servers.contains(server) else {
+            throw .notACandidate(resource: resource, server: server)
+        }
+        guard entry.assigned != server else { return }
+        entry.assigned = server
+        byName[resource] = entry
+        version += 1
+    }
+
+    /// iSCSI names compare after normalisation to lower case (RFC 7143 section 4.2.7.1).
+    private static func canonicalTarget(_ target: String) -> String { target.lowercased() }
+}

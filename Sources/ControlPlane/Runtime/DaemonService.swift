@@ -1,0 +1,501 @@
+import CLinux
+import DataPlane
+import Foundation
+import StorageProtocols
+import Synchronization
+
+// What the API asks of the daemon. Sessions are asked on their own thread.
+extension Daemon: ControlService {
+    private var now: UInt64 { dsr_monotonic_ns() }
+
+    private func onLoop<Value: Sendable>(
+        _ body: @escaping @Sendable () -> Value
+    ) async -> Value {
+        await withCheckedContinuation { continuation in
+            loop.post { continuation.resume(returning: body()) }
+        }
+    }
+
+    private func seconds(_ ns: UInt64) -> Double { Double(ns) / 1e9 }
+
+    private func portName(_ number: PortNumber) -> String { portNames.name(number) ?? "\(number)" }
+
+    // MARK: Status
+
+    public func status() async -> StatusModel {
+        var model = StatusModel()
+        model.version = "0.1.0"
+        model.pid = getpid()
+        model.uptimeS = seconds(now - startedAt)
+        model.configuration = configurationPath
+        model.virtualAddresses = configuration.clientCPU.addresses.map {
+            "\($0.address)/\($0.prefixLength)"
+        }
+        let ports = dataplane.call { $0.portStatus() } ?? []
+        model.ports = ports.count
+        model.portsUp = ports.count { $0.isUp }
+        model.rxPackets = ports.reduce(0) { $0 + $1.counters.receivedPackets }
+        model.txPackets = ports.reduce(0) { $0 + $1.counters.sentPackets }
+        if let status = dataplane.call({ $0.status() }) {
+            model.rules = status.rules
+            model.flows = status.flows
+            model.eventsLost = status.eventsLost
+            for (reason, count) in status.drops { model.drops["\(reason)"] = count }
+        }
+        model.macs = dataplane.call { [now] in $0.macStatus(now: now).count } ?? 0
+        let sessions = await summaries()
+        model.sessions = sessions.count
+        for session in sessions { model.sessionsByState[session.state, default: 0] += 1 }
+        model.resources = configuration.resources.count
+        let servers = await servers()
+        model.servers = servers.count
+        model.serversHealthy = servers.count { $0.health == .up }
+        model.isReady = isReady.load(ordering: .acquiring)
+        return model
+    }
+
+    private func summaries() async -> [SessionSummary] {
+        await onLoop { [self] in engine.sessions.values.map(\.summary).sorted { $0.id < $1.id } }
+    }
+
+    public func metrics() async -> [MetricFamily] {
+        var families: [MetricFamily] = []
+        let status = dataplane.call { $0.status() }
+        var packets = MetricFamily(
+            name: "dsr_port_packets_total", help: "Packets of a port.", kind: .counter)
+        var bytes = MetricFamily(
+            name: "dsr_port_bytes_total", help: "Octets of a port.", kind: .counter)
+        var up = MetricFamily(name: "dsr_port_up", help: "1 when a port is up.", kind: .gauge)
+        for port in await ports() {
+            let name = MetricFamily.Label("port", port.name)
+            packets.add(port.rxPackets, name, .init("direction", "receive"))
+            packets.add(port.txPackets, name, .init("direction", "transmit"))
+            bytes.add(port.rxBytes, name, .init("direction", "receive"))
+            bytes.add(port.txBytes, name, .init("direction", "transmit"))
+            up.add(UInt64(port.isUp ? 1 : 0), name)
+        }
+        families += [packets, bytes, up]
+        var drops = MetricFamily(
+            name: "dsr_drops_total", help: "Packets not forwarded, by reason.", kind: .counter)
+        for reason in DropReason.allCases {
+            drops.add(status?.drops[reason] ?? 0, .init("reason", "\(reason)"))
+        }
+        var occupancy = MetricFamily(
+            name: "dsr_table_entries", help: "Entries of a table.", kind: .gauge)
+        occupancy.add(UInt64(status?.rules ?? 0), .init("table", "rules"))
+        occupancy.add(UInt64(status?.flows ?? 0), .init("table", "flows"))
+        occupancy.add(UInt64(status?.splices ?? 0), .init("table", "splices"))
+        var states = MetricFamily(
+            name: "dsr_sessions", help: "Sessions by state.", kind: .gauge)
+        let summaries = await summaries()
+        for state in SessionState.allCases {
+            states.add(
+                UInt64(summaries.count { self.state($0.state) == state }),
+                .init("state", state.rawValue))
+        }
+        let counters = await onLoop { [self] in engine.counters }
+        var logins = MetricFamily(
+            name: "dsr_logins_total", help: "iSCSI logins by result.", kind: .counter)
+        logins.add(counters.loginsAccepted, .init("result", "accepted"))
+        logins.add(counters.loginsRefused, .init("result", "refused"))
+        logins.add(counters.authenticationFailures, .init("result", "authentication_failure"))
+        families += [drops, occupancy, states, logins]
+        return families
+    }
+
+    // MARK: Switch
+
+    public func ports() async -> [PortModel] {
+        (dataplane.call { $0.portStatus() } ?? []).map { status in
+            var model = PortModel()
+            model.number = status.number
+            model.name = portName(status.number)
+            let configured = configuration.ports.first { $0.name == model.name }
+            model.device = configured?.device ?? model.name
+            model.kind = status.isCPU ? "cpu" : configured?.kind.rawValue ?? ""
+            model.side = PortSide.allCases.first { $0.domain == status.domain }?.rawValue ?? ""
+            model.domain = status.domain
+            model.isUp = status.isUp
+            model.rxPackets = status.counters.receivedPackets
+            model.rxBytes = status.counters.receivedBytes
+            model.txPackets = status.counters.sentPackets
+            model.txBytes = status.counters.sentBytes
+            model.rxDrops = status.device.receiveDrops
+            model.rxTruncated = status.device.receiveTruncated
+            model.txDrops = status.device.transmitDrops
+            model.rejoins = status.device.rejoins
+            return model
+        }
+    }
+
+    public func macs() async -> [MACModel] {
+        (dataplane.call { [now] in $0.macStatus(now: now) } ?? []).map { status in
+            var model = MACModel()
+            model.mac = "\(status.mac)"
+            model.domain = status.domain
+            model.port = status.port
+            model.portName = portName(status.port)
+            model.ageS = seconds(status.age)
+            return model
+        }
+    }
+
+    public func flushMACs() async throws(ControlError) -> ChangeModel {
+        let count = dataplane.call { [now] in $0.macStatus(now: now).count } ?? 0
+        try apply([.flushMACs(nil)])
+        return ChangeModel(count: count)
+    }
+
+    @discardableResult
+    private func apply(_ commands: [Command]) throws(ControlError) -> [CommandResult] {
+        do throws(BatchError) {
+            return try dataplane.apply(commands)
+        } catch {
+            let what = "command \(error.index + 1) of the batch"
+            switch error.reason {
+            case .ruleTableFull(let limit), .flowTableFull(let limit):
+                throw ControlError(
+                    .limitReached, "\(what): the table has room for \(limit)",
+                    suggestion: "raise it in the configuration's limits")
+            case .noSuchPort(let port):
+                throw ControlError(.badRequest, "\(what): there is no port \(port)")
+            case .stopped, .queueFull:
+                throw ControlError(.unavailable, "the dataplane is stopping or overloaded")
+            default: throw ControlError(.conflict, "\(what): \(error.reason)")
+            }
+        }
+    }
+
+    private func refusal(_ error: RuleSyntaxError, index: Int) -> ControlError {
+        ControlError(
+            .badRequest,
+            ErrorModel(
+                message: error.message, line: index + 1, column: error.column,
+                length: error.length, suggestion: error.suggestion, text: error.text))
+    }
+
+    private func parse(_ texts: [String]) throws(ControlError) -> [Rule] {
+        var rules: [Rule] = []
+        for (index, text) in texts.enumerated() {
+            do throws(RuleSyntaxError) {
+                rules.append(try RuleSyntax.parse(text, ports: portNames))
+            } catch {
+                throw refusal(error, index: index)
+            }
+        }
+        return rules
+    }
+
+    private func selector(
+        _ text: String, isStrict: Bool
+    ) throws(ControlError) -> RuleSelector {
+        do throws(RuleSyntaxError) {
+            return try RuleSyntax.parseSelector(text, isStrict: isStrict, ports: portNames)
+        } catch {
+            throw refusal(error, index: 0)
+        }
+    }
+
+    public func rules(selector text: String?) async throws(ControlError) -> [RuleModel] {
+        let wanted = try text.map { text throws(ControlError) in
+            try selector(text, isStrict: false)
+        }
+        let status = dataplane.call { [now] in $0.ruleStatus(now: now) } ?? []
+        return status.filter { wanted.map($0.rule.isSelected(by:)) ?? true }
+            .sorted { $0.rule.priority > $1.rule.priority }
+            .map { status in
+                var model = RuleModel()
+                model.text = RuleFormat.text(status.rule)
+                model.match = RuleFormat.match(status.rule.match)
+                model.actions = RuleFormat.actions(status.rule.actions)
+                model.priority = status.rule.priority
+                model.cookie = "0x" + String(status.rule.cookie, radix: 16)
+                model.nPackets = status.packets
+                model.nBytes = status.bytes
+                model.durationS = seconds(status.duration)
+                model.idleS = seconds(status.idle)
+                model.idleTimeoutS = status.rule.idleTimeout
+                model.hardTimeoutS = status.rule.hardTimeout
+                return model
+            }
+    }
+
+    public func addRules(_ texts: [String]) async throws(ControlError) -> ChangeModel {
+        try apply(try parse(texts).map { .addRule($0) })
+        return ChangeModel(count: texts.count)
+    }
+
+    public func deleteRules(
+        selector text: String, isStrict: Bool
+    ) async throws(ControlError) -> ChangeModel {
+        let results = try apply([.deleteRules(try selector(text, isStrict: isStrict))])
+        if case .count(let count) = results[0] { return ChangeModel(count: count) }
+        return ChangeModel(count: 0)
+    }
+
+    public func replaceRules(_ texts: [String]) async throws(ControlError) -> ChangeModel {
+        try apply([.replaceRules(try parse(texts))])
+        return ChangeModel(count: texts.count)
+    }
+
+    public func trace(_ request: TraceRequest) async throws(ControlError) -> TraceModel {
+        guard let text = request.packet else {
+            throw ControlError(
+                .badRequest, "no packet", field: "packet",
+                suggestion: "give an Ethernet frame in hexadecimal")
+        }
+        guard let bytes = ISCSIText.binary("0x" + text.filter { !$0.isWhitespace }) else {
+            throw ControlError(.badRequest, "not hexadecimal", field: "packet")
+        }
+        let name = request.inPort ?? "1"
+        guard let port = portNames.number(name) ?? UInt16(name) else {
+            throw ControlError(.badRequest, "there is no port \(name)", field: "in_port")
+        }
+        var model = TraceModel()
+        model.steps = dataplane.call { [now] in $0.trace(bytes, port: port, now: now) } ?? []
+        model.drop = model.steps.last { $0.hasPrefix("drop: ") }.map { String($0.dropFirst(6)) }
+        return model
+    }
+
+    public func flows(offset: Int, limit: Int) async throws(ControlError) -> FlowPage {
+        let all = dataplane.call { $0.spliceFlowStatus() + $0.actionFlowStatus() } ?? []
+        var page = FlowPage()
+        page.total = all.count
+        page.offset = offset
+        page.flows = all.dropFirst(offset).prefix(limit).map { status in
+            var model = FlowModel()
+            let key = status.key
+            let ipProtocol = UInt8(truncatingIfNeeded: key.ports >> 24)
+            model.protocol =
+                ipProtocol == IPProtocol.tcp
+                ? "tcp" : ipProtocol == IPProtocol.udp ? "udp" : "\(ipProtocol)"
+            model.source = "\(IPAddress(high: key.sourceHigh, low: key.sourceLow))"
+            model.destination = "\(IPAddress(high: key.destinationHigh, low: key.destinationLow))"
+            model.sourcePort = UInt16(truncatingIfNeeded: key.ports >> 48)
+            model.destinationPort = UInt16(truncatingIfNeeded: key.ports >> 32)
+            model.domain = UInt8(truncatingIfNeeded: key.ports >> 16)
+            model.origin = key.ports >> 8 & 0xff == 0 ? "network" : "cpu"
+            model.actions = RuleFormat.actions(status.actions)
+            model.cookie = "0x" + String(status.cookie, radix: 16)
+            model.nPackets = status.packets
+            model.nBytes = status.bytes
+            return model
+        }
+        return page
+    }
+
+    // MARK: Sessions
+
+    private func state(_ name: String) -> SessionState {
+        switch name {
+        case "login": .login
+        case "discovery", "fullFeature", "clientOnly": .idle
+        case "connecting": .connecting
+        case "relaying": .relaying
+        case "drainingToSplice", "drainingToRelay": .draining
+        case "spliced": .spliced
+        default: .closing
+        }
+    }
+
+    private func model(_ summary: SessionSummary) -> SessionModel {
+        var model = SessionModel()
+        model.id = UInt64(summary.id)
+        model.protocol = summary.protocolName
+        model.state = state(summary.state)
+        model.grain = summary.state == "spliced" ? .connection : .message
+        model.client = "\(summary.client)"
+        model.initiator = summary.initiator
+        model.target = summary.target
+        model.resource = summary.protocolName == "tcp" ? nil : summary.resource
+        model.service = summary.protocolName == "tcp" ? summary.resource : nil
+        model.server = summary.serverName
+        model.user = summary.user
+        model.isSpliceable = summary.server != nil
+        model.clientLeg.local = "\(summary.clientLocal)"
+        model.clientLeg.remote = "\(summary.client)"
+        if let server = summary.server, let local = summary.serverLocal {
+            var leg = LegModel()
+            leg.local = "\(local)"
+            leg.remote = "\(server)"
+            model.serverLeg = leg
+        }
+        let statistics = summary.statistics
+        model.splices = statistics.splices
+        model.unsplices = statistics.unsplices
+        model.giveUps = statistics.spliceGiveUps + statistics.unspliceGiveUps
+        model.longestStallUs = statistics.longestFreeze / 1_000
+        model.clientBytes = statistics.relayedFromClient
+        model.serverBytes = statistics.relayedFromServer
+        model.ageS = seconds(now &- min(now, summary.openedAt))
+        if let snapshot = dataplane.call({ $0.spliceSnapshot(summary.id) }) ?? nil {
+            model.clientBytes += snapshot.client.bytes
+            model.serverBytes += snapshot.server.bytes
+            model.clientPackets = snapshot.client.packets
+            model.serverPackets = snapshot.server.packets
+            model.clientLeg.port = snapshot.client.port == 0 ? "" : portName(snapshot.client.port)
+            model.serverLeg?.port = snapshot.server.port == 0 ? "" : portName(snapshot.server.port)
+        }
+        return model
+    }
+
+    public func sessions() async -> [SessionModel] { await summaries().map(model) }
+
+    public func session(_ id: UInt64) async throws(ControlError) -> SessionModel {
+        guard let summary = await summaries().first(where: { UInt64($0.id) == id }) else {
+            throw ControlError(.notFound, "there is no session \(id)")
+        }
+        return model(summary)
+    }
+
+    public func change(
+        session id: UInt64, _ verb: SessionVerb
+    ) async throws(ControlError) -> SessionModel {
+        let found = await onLoop { [self] () -> (found: Bool, server: Bool) in
+            guard let session = engine.sessions[SpliceID(truncatingIfNeeded: id)] else {
+                return (false, false)
+            }
+            switch verb {
+            case .close: session.close("closed by command")
+            case .splice: session.redirect?.setWantsSplice(true)
+            case .unsplice: session.redirect?.setWantsSplice(false)
+            }
+            return (true, session.redirect?.server != nil)
+        }
+        guard found.found else { throw ControlError(.notFound, "there is no session \(id)") }
+        if verb == .close {
+            var model = SessionModel()
+            model.id = id
+            model.state = .closing
+            return model
+        }
+        guard found.server else {
+            throw ControlError(
+                .conflict, "session \(id) has no server leg yet",
+                suggestion: "it gets one with its first command")
+        }
+        // A change waits for a moment without data in flight: it may give up and try again.
+        let wanted = verb == .splice ? "spliced" : "relaying"
+        for _ in 0..<1_000 {
+            guard let summary = await summaries().first(where: { UInt64($0.id) == id }) else {
+                throw ControlError(.notFound, "session \(id) has ended")
+            }
+            if summary.state == wanted { return model(summary) }
+            try? await Task.sleep(nanoseconds: 1_000_000)
+        }
+        throw ControlError(
+            .conflict, "session \(id) could not be \(verb.rawValue)d within 1 s",
+            suggestion: "the switch goes on trying; look at session show \(id)")
+    }
+
+    public func resources() async -> [ResourceModel] {
+        let sessions = await summaries()
+        return await onLoop { [self] in
+            portal.resources.all.map { resource in
+                var model = ResourceModel()
+                model.name = resource.name
+                model.protocol = resource.protocol.rawValue
+                model.target = resource.target
+                model.assigned = resource.assigned
+                model.servers = resource.servers
+                model.sessions = sessions.count { $0.resource == resource.name }
+                return model
+            }
+        }
+    }
+
+    public func servers() async -> [ServerModel] {
+        let sessions = await summaries()
+        return await onLoop { [self, now] in
+            configuration.servers.map { server in
+                var model = ServerModel()
+                model.name = server.name
+                model.addresses = server.addresses.map { "\($0)" }
+                model.activeAddress = model.addresses.first
+                if let state = health.states[server.name] {
+                    model.health = state.isUp == nil ? .unknown : state.isUp == true ? .up : .down
+                    model.healthReason = state.reason
+                    model.latencyUs = state.latency.map { $0 / 1_000 }
+                    model.checks = state.checks
+                    model.checksFailed = state.failures
+                    model.stateAgeS = state.since == 0 ? 0 : seconds(now &- min(now, state.since))
+                }
+                model.resources = portal.resources.assigned(to: server.name).map(\.name)
+                model.sessions = sessions.count { $0.serverName == server.name }
+                if let learned = portal.learnedParameters(of: server.name) {
+                    model.parameters = [
+                        "InitialR2T": learned.limits.initialR2T ? "Yes" : "No",
+                        "ImmediateData": learned.limits.immediateData ? "Yes" : "No",
+                        "MaxBurstLength": "\(learned.limits.maxBurstLength)",
+                        "FirstBurstLength": "\(learned.limits.firstBurstLength)",
+                        "MaxRecvDataSegmentLength":
+                            "\(learned.maxReceiveDataSegmentLength ?? 8_192)",
+                    ]
+                }
+                return model
+            }
+        }
+    }
+
+    // MARK: Operation
+
+    public func events(after: UInt64?) async -> [EventModel] { events.events(after: after) }
+
+    public func followEvents(after: UInt64?) async -> AsyncStream<EventModel> {
+        events.follow(after: after)
+    }
+
+    private func model(_ name: String, _ recording: RecordingPort.Recording) -> CaptureModel {
+        var model = CaptureModel()
+        model.port = name
+        model.file = recording.path
+        model.isRunning = recording.isRunning
+        model.packets = recording.packets
+        model.bytes = recording.bytes
+        return model
+    }
+
+    public func captures() async -> [CaptureModel] {
+        captures.all.compactMap { name, port in port.recording.map { model(name, $0) } }
+    }
+
+    public func startCapture(
+        _ request: CaptureRequest
+    ) async throws(ControlError) -> CaptureModel {
+        let name = UInt16(request.port).flatMap(portNames.name) ?? request.port
+        guard let recorder = captures.recorder(name) else {
+            throw ControlError(.notFound, "there is no port \(request.port)", field: "port")
+        }
+        do throws(PortError) {
+            try recorder.start(
+                path: request.file, limit: UInt64(max(0, request.count ?? 0)),
+                filter: request.filter)
+        } catch {
+            throw ControlError(.badRequest, error.description)
+        }
+        return recorder.recording.map { model(name, $0) } ?? CaptureModel()
+    }
+
+    public func stopCapture(port: String) async throws(ControlError) -> CaptureModel {
+        let name = UInt16(port).flatMap(portNames.name) ?? port
+        guard let recording = captures.recorder(name)?.stop() else {
+            throw ControlError(.notFound, "port \(port) is not being captured")
+        }
+        return model(name, recording)
+    }
+
+    public func reload(_ request: ReloadRequest) async throws(ControlError) -> ReloadModel {
+        throw ControlError(.notSupported, "reload is not there yet; restart dsrd")
+    }
+}
+
+extension Rule {
+    /// As `ovs-ofctl dump-flows` selects.
+    func isSelected(by selector: RuleSelector) -> Bool {
+        if selector.cookieMask != 0, (cookie ^ selector.cookie) & selector.cookieMask != 0 {
+            return false
+        }
+        if let port = selector.outPort, !actions.contains(.output(port)) { return false }
+        return match.isAtLeastAsSpecific(as: selector.match)
+    }
+}

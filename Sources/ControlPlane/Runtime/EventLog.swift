@@ -1,0 +1,89 @@
+import DataPlane
+import Foundation
+import Synchronization
+
+/// The newest events, and streams to those who follow them.
+final class EventLog: Sendable {
+    private struct State {
+        var kept: [EventModel] = []
+        var next: UInt64 = 1
+        var followers: [UInt64: AsyncStream<EventModel>.Continuation] = [:]
+        var nextFollower: UInt64 = 0
+    }
+    private let capacity: Int
+    private let state = Mutex(State())
+
+    init(capacity: Int) { self.capacity = capacity }
+
+    func add(_ model: EventModel) {
+        state.withLock { state in
+            var model = model
+            model.sequence = state.next
+            model.timeS = Date().timeIntervalSince1970
+            state.next += 1
+            state.kept.append(model)
+            if state.kept.count > capacity { state.kept.removeFirst(state.kept.count - capacity) }
+            for follower in state.followers.values { follower.yield(model) }
+        }
+    }
+
+    func events(after: UInt64?) -> [EventModel] {
+        state.withLock { state in
+            after.map { after in state.kept.filter { $0.sequence > after } } ?? state.kept
+        }
+    }
+
+    func follow(after: UInt64?) -> AsyncStream<EventModel> {
+        AsyncStream(bufferingPolicy: .bufferingNewest(1_024)) { continuation in
+            let id = state.withLock { state in
+                for event in state.kept where after.map({ event.sequence > $0 }) ?? false {
+                    continuation.yield(event)
+                }
+                state.nextFollower += 1
+                state.followers[state.nextFollower] = continuation
+                return state.nextFollower
+            }
+            continuation.onTermination = { [weak self] _ in
+                _ = self?.state.withLock { $0.followers.removeValue(forKey: id) }
+            }
+        }
+    }
+
+    func add(_ event: SessionEvent, ports: PortNames) {
+        var model = EventModel()
+        switch event {
+        case .opened(let session):
+            model.kind = "session_opened"
+            model.session = UInt64(session.id)
+            model.message = "session \(session.id) from \(session.client)"
+        case .changed(let session):
+            model.kind = session.state == "spliced" ? "session_spliced" : "session_unspliced"
+            model.session = UInt64(session.id)
+            model.server = session.serverName
+            model.resource = session.resource
+            model.message = "session \(session.id) is \(session.state)"
+            model.details["freeze_us"] = "\(session.statistics.longestFreeze / 1_000)"
+        case .closed(let session, let reason):
+            model.kind = "session_closed"
+            model.session = UInt64(session.id)
+            model.message = "session \(session.id): \(reason)"
+        case .port(let number, let isUp):
+            model.kind = isUp ? "port_up" : "port_down"
+            model.port = ports.name(number) ?? "\(number)"
+            model.message = "port \(ports.name(number) ?? "\(number)") is \(isUp ? "up" : "down")"
+        case .ruleExpired(let id, let cookie, let isHard):
+            model.kind = "rule_expired"
+            model.message = "rule \(id) expired (\(isHard ? "hard" : "idle") time-out)"
+            model.details["cookie"] = "0x" + String(cookie, radix: 16)
+        case .server(let name, let isUp, let detail):
+            model.kind = isUp ? "server_up" : "server_down"
+            model.server = name
+            model.message = "server \(name) is \(isUp ? "up" : "down"): \(detail)"
+        case .login(let session, let isAccepted, let detail):
+            model.kind = isAccepted ? "login_accepted" : "login_refused"
+            model.session = UInt64(session.id)
+            model.message = "login from \(session.client): \(detail)"
+        }
+        add(model)
+    }
+}

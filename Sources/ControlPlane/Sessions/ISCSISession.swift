@@ -1,0 +1,292 @@
+import DataPlane
+import Logging
+import StorageProtocols
+
+/// One iSCSI connection of a client: login and discovery are answered here without asking any server; the
+/// first command makes the server leg; then the redirect carries it.
+final class ISCSISession: Session {
+    private enum Phase {
+        case login(ISCSITargetLogin)
+        case fullFeature
+        /// The redirect has the client's socket.
+        case redirected
+        case closed
+    }
+
+    private let engine: SessionEngine
+    private let portal: ISCSIPortal
+    private var phase: Phase
+    private var core: Redirect?
+    private let leg: Leg
+    private let id: SpliceID
+    private let openedAt: UInt64
+    private var reader = ISCSIPDUReader(dataMaximum: 1 << 18)
+    private var output = OutboundBuffer()
+    private var login: ISCSILoginResult?
+    private var target: ISCSITargetSession?
+    private var relay: ISCSIRelay?
+    private var resource: Resource?
+    private var serverName: String?
+    private var closesWhenSent = false
+    private var timer: EventLoop.Timer?
+    var redirect: Redirect? { core }
+
+    init(id: SpliceID, leg: Leg, engine: SessionEngine, portal: ISCSIPortal) {
+        self.id = id
+        self.leg = leg
+        self.engine = engine
+        self.portal = portal
+        openedAt = engine.loop.now
+        phase = .login(
+            ISCSITargetLogin(
+                tsih: portal.nextTSIH(), random: portal.random,
+                lookup: { [portal] in portal.policy(target: $0, initiator: $1) }))
+    }
+
+    func start() {
+        watchClient()
+        timer = engine.loop.schedule(after: portal.loginTimeout) { [weak self] in
+            self?.close("login took too long")
+        }
+        readClient()
+    }
+
+    private func watchClient() {
+        engine.loop.register(leg.descriptor, events: [.read, .write, .edgeTriggered]) {
+            [weak self] _ in
+            self?.flush()
+            self?.readClient()
+        }
+    }
+
+    // MARK: Client
+
+    private func readClient() {
+        while true {
+            switch phase {
+            case .login, .fullFeature: break
+            case .redirected, .closed: return
+            }
+            do {
+                switch try Socket.receive(leg.descriptor, into: engine.scratch) {
+                case .wouldBlock: return
+                case .end: return close("closed by the client")
+                case .bytes(let count): reader.append(engine.scratch[..<count])
+                }
+                try takePDUs()
+            } catch {
+                return close("\(error)")
+            }
+        }
+    }
+
+    private func takePDUs() throws {
+        while !closesWhenSent {
+            switch phase {
+            case .closed, .redirected: return
+            case .login, .fullFeature: break
+            }
+            guard let pdu = try reader.next() else { break }
+            switch phase {
+            case .login(var machine):
+                let actions = machine.receive(pdu)
+                phase = .login(machine)
+                take(actions)
+            case .fullFeature: take(target?.receive(pdu) ?? [], of: pdu)
+            case .redirected, .closed: return
+            }
+        }
+        flush()
+    }
+
+    private func take(_ actions: [ISCSITargetLogin.Action]) {
+        for action in actions {
+            switch action {
+            case .send(let pdu): output.append(pdu.encoded())
+            case .established(let result): establish(result)
+            case .failed(let status, let reason):
+                portal.loginRefused(status)
+                engine.log.notice(
+                    "login from \(leg.remote) refused (\(status)): \(reason)")
+                engine.onEvent(.login(summary, accepted: false, detail: "\(status): \(reason)"))
+                closesWhenSent = true
+            }
+        }
+    }
+
+    private func establish(_ result: ISCSILoginResult) {
+        timer?.cancel()
+        login = result
+        resource = result.targetName.flatMap { portal.resources.resource(target: $0) }
+        target = ISCSITargetSession(result, discovery: portal.discovery(for: leg, user: result.user))
+        phase = .fullFeature
+        portal.loginAccepted()
+        engine.onEvent(.login(summary, accepted: true, detail: result.initiatorName))
+    }
+
+    private func take(_ actions: [ISCSITargetSession.Action], of pdu: ISCSIPDU) {
+        for action in actions {
+            switch action {
+            case .send(let answer): output.append(answer.encoded())
+            case .close: closesWhenSent = true
+            case .needServer: needServer(pdu)
+            }
+        }
+    }
+
+    private func flush() {
+        do {
+            try output.drain { bytes throws(SystemCallError) in
+                try Socket.send(leg.descriptor, bytes)
+            }
+        } catch {
+            return close("\(error)")
+        }
+        if closesWhenSent, output.isEmpty { close("logged out or refused", reset: false) }
+    }
+
+    // MARK: Server
+
+    /// The first command: connects to the server that has the resource now, and logs in there with the
+    /// stored credentials.
+    private func needServer(_ pdu: ISCSIPDU) {
+        guard let login, let resource else { return close("no resource") }
+        let waiting = pdu.encoded() + reader.remaining
+        reader.clear()
+        flush()
+        guard case .fullFeature = phase else { return }
+        let assigned = portal.resources.assignedServer(of: resource.name) ?? resource.assigned
+        serverName = assigned
+        guard let address = portal.address(of: assigned, like: leg.remote.address),
+            let local = engine.storageAddress(like: address.address)
+        else {
+            return refuse(waiting, "server \(assigned) has no address of the client's family")
+        }
+        phase = .redirected
+        let redirect = core ?? makeRedirect(login)
+        core = redirect
+        guard let relay, let target else { return }
+        relay.prepare(
+            ISCSIInitiatorLogin(
+                portal.serverRequest(
+                    login, resource: resource, server: assigned,
+                    commandSequence: target.expectedCommand, expectedStatus: target.nextStatus),
+                random: portal.random))
+        pending = waiting
+        timer?.cancel()
+        timer = engine.loop.schedule(after: portal.serverTimeout) { [weak self] in
+            self?.serverFailed("no answer from \(assigned)")
+        }
+        redirect.watch(.client)
+        redirect.connect(to: address, from: local, serverMAC: .zero)
+    }
+
+    /// Octets that wait for the connection.
+    private var pending: [UInt8] = []
+
+    private func makeRedirect(_ login: ISCSILoginResult) -> Redirect {
+        let relay = ISCSIRelay(
+            loginResult: login, discovery: portal.discovery(for: leg, user: login.user))
+        self.relay = relay
+        let redirect = Redirect(id: id, engine: engine, client: leg, relay: relay)
+        relay.onLogin = { [weak self] in self?.serverLogin($0) }
+        redirect.onOutcome = { [weak self] outcome in
+            guard let self else { return }
+            switch outcome {
+            case .connected:
+                let waiting = pending
+                pending = []
+                redirect.inject(waiting, from: .client)
+            case .connectFailed(let reason): serverFailed("connect: \(reason)")
+            case .ended(let reason): finished(reason)
+            }
+        }
+        return redirect
+    }
+
+    private func serverLogin(_ outcome: ISCSIRelay.LoginOutcome) {
+        switch outcome {
+        case .established(let result):
+            timer?.cancel()
+            guard let target else { return }
+            relay?.setStatus(clientNext: target.nextStatus, serverNext: result.nextStatus)
+            core?.setWantsSplice(portal.splicesAutomatically)
+        case .failed(_, let reason): serverFailed("login: \(reason)")
+        }
+    }
+
+    /// The session stays, without a server; what waited is answered with an error.
+    private func serverFailed(_ reason: String) {
+        timer?.cancel()
+        guard case .redirected = phase, relay?.isEstablished != true else { return }
+        let waiting = pending + (relay?.takeBacklog() ?? [])
+        pending = []
+        // Not from within the relay: it is in the middle of the server's octets.
+        engine.loop.postLocal { [weak self] in
+            guard let self, case .redirected = phase else { return }
+            core?.detachServer()
+            refuse(waiting, reason)
+        }
+    }
+
+    private func refuse(_ waiting: [UInt8], _ reason: String) {
+        portal.serverLoginFailed()
+        engine.log.warning("session \(id): server \(serverName ?? ""): \(reason)")
+        phase = .fullFeature
+        reader.append(waiting)
+        do {
+            while let pdu = try reader.next() {
+                // LOGICAL UNIT COMMUNICATION FAILURE, NOT READY (SPC-4 annex F).
+                take(target?.refuse(pdu, sense: (0x02, 0x08, 0x00)) ?? [], of: pdu)
+            }
+        } catch {
+            return close("\(error)")
+        }
+        watchClient()
+        flush()
+    }
+
+    // MARK: End
+
+    private func finished(_ reason: String) {
+        timer?.cancel()
+        phase = .closed
+        engine.remove(id, reason: reason)
+    }
+
+    func close(_ reason: String) { close(reason, reset: true) }
+
+    private func close(_ reason: String, reset: Bool) {
+        switch phase {
+        case .closed: return
+        case .redirected:
+            core?.end(reason, reset: reset)
+            return
+        case .login, .fullFeature: break
+        }
+        timer?.cancel()
+        phase = .closed
+        engine.loop.unregister(leg.descriptor)
+        if reset { Socket.setReset(leg.descriptor) }
+        Socket.close(leg.descriptor)
+        _ = try? engine.apply([.splice(.close(id))])
+        engine.remove(id, reason: reason)
+    }
+
+    var summary: SessionSummary {
+        let state: String =
+            switch phase {
+            case .login: "login"
+            case .fullFeature: login?.isDiscovery == true ? "discovery" : "fullFeature"
+            case .redirected: core?.state.rawValue ?? "connecting"
+            case .closed: "ended"
+            }
+        return SessionSummary(
+            id: id, protocolName: "iscsi", client: leg.remote, clientLocal: leg.local,
+            server: core?.server?.remote, serverLocal: core?.server?.local,
+            initiator: login?.initiatorName, user: login?.user, target: login?.targetName,
+            resource: resource?.name, serverName: serverName, state: state,
+            wantsSplice: core?.wantsSplice ?? false,
+            statistics: core?.statistics ?? Redirect.Statistics(), openedAt: openedAt)
+    }
+}
