@@ -9,7 +9,7 @@ public final class EventLoop: @unchecked Sendable {
         let rawValue: UInt32
         static let read = Events(rawValue: EPOLLIN.rawValue)
         static let write = Events(rawValue: EPOLLOUT.rawValue)
-        static let edgeTriggered = Events(rawValue: UInt32(bitPattern: Int32(EPOLLET.rawValue)))
+        static let edgeTriggered = Events(rawValue: EPOLLET.rawValue)
     }
 
     /// A timer that can be called off.

@@ -98,22 +98,20 @@ public final class DataPlaneWorker: @unchecked Sendable {
             return initial.map { body(&$0.pointee) }
         }
         var result: Result?
-        withoutActuallyEscaping(body) { body in
-            withUnsafeMutablePointer(to: &result) { slot in
-                let target = UncheckedPointer(slot)
-                let job = Job { pipeline in target.pointer.pointee = body(&pipeline) }
-                let isQueued = jobs.withLock { queue in
-                    guard queue.count < jobMaximum, !isStopping.load(ordering: .acquiring) else {
-                        return false
-                    }
-                    queue.append(job)
-                    return true
+        withUnsafeMutablePointer(to: &result) { slot in
+            let target = UncheckedPointer(slot)
+            let job = Job { pipeline in target.pointer.pointee = body(&pipeline) }
+            let isQueued = jobs.withLock { queue in
+                guard queue.count < jobMaximum, !isStopping.load(ordering: .acquiring) else {
+                    return false
                 }
-                guard isQueued else { return }
-                hasJobs.store(true, ordering: .sequentiallyConsistent)
-                if isAsleep.load(ordering: .sequentiallyConsistent) { wake() }
-                job.wait()
+                queue.append(job)
+                return true
             }
+            guard isQueued else { return }
+            hasJobs.store(true, ordering: .sequentiallyConsistent)
+            if isAsleep.load(ordering: .sequentiallyConsistent) { wake() }
+            job.wait()
         }
         return result
     }
