@@ -222,7 +222,8 @@ int dsr_restore_socket(const struct dsr_restore *r, const char *device) {
     int e = dsr_repair_on(fd);
     if (e) goto failed;
     configure(fd);
-    set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    // No SO_REUSEADDR here: repair mode forces reuse, so that the bind succeeds beside the listener, and
+    // the option would weaken that.
     if (r->mss) set(fd, IPPROTO_TCP, TCP_MAXSEG, r->mss);
     struct sockaddr_storage s;
     socklen_t n = to_native(&r->local, &s);

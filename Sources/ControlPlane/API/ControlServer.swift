@@ -41,7 +41,8 @@ public final class ControlServer: @unchecked Sendable {
         }
         let server = HTTPServer(
             address: sockaddr_un.unix(path: path), timeout: 30,
-            handler: RouterHandler(router: router))
+            // It would print every request to the standard output.
+            logger: .disabled, handler: RouterHandler(router: router))
         // Only the owner may program the switch: nothing is ever there with wider permissions.
         let mask = umask(0o177)
         task = Task { [log] in

@@ -20,8 +20,17 @@ public enum SystemSettings {
             ("ipv4/tcp_syncookies", "0"), ("ipv4/ip_forward", "0"),
             ("ipv6/conf/all/forwarding", "0"), ("core/somaxconn", "4096"),
             ("ipv4/tcp_max_syn_backlog", "4096"), ("ipv4/conf/all/rp_filter", "0"),
+            // Else the kernel answers ARP for a virtual address at the port where the question came in,
+            // with the port's own MAC address, and takes the packets past the switch.
+            ("ipv4/conf/all/arp_ignore", "1"),
         ]
         return wanted.filter { !write($0.0, $0.1) }.map(\.0)
+    }
+
+    /// A network port belongs to the switch: the kernel says nothing there of its own.
+    public static func preparePort(_ device: String) {
+        write("ipv4/conf/\(device)/arp_ignore", "8")
+        write("ipv6/conf/\(device)/disable_ipv6", "1")
     }
 
     /// A CPU device answers only for its own addresses, and does not configure itself.

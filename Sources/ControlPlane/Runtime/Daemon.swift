@@ -81,6 +81,7 @@ public final class Daemon: @unchecked Sendable {
     private func addPorts() throws {
         for (index, port) in configuration.ports.enumerated() {
             let device = try makePort(port)
+            if port.kind == .packet { SystemSettings.preparePort(port.device) }
             let mtu = (device as? PacketSocketPort)?.mtu ?? 0
             let wrapped = FaultInjectingPort(device, faults: FaultProfile(port.faults))
             let recorded = RecordingPort(wrapped)

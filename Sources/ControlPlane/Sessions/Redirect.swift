@@ -291,6 +291,9 @@ final class Redirect {
             guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
                 return
             }
+            // The end's timestamps and MAC address are learned from its packets: without one, its
+            // next packet or the server's first comes through the relay and brings us here again.
+            guard snapshot.client.isKnown, snapshot.server.isKnown else { return }
             // While the kernel waits for a hole to be filled, a drain would last until the sender's
             // retransmission time-out.
             if try hasHole(snapshot), holeSkips < 2_000 {

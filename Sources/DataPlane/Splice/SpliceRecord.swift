@@ -42,6 +42,7 @@ struct SpliceSideRecord {
     var sentEdge = SequenceNumber(0)
     /// Window field of the last packet sent, not scaled.
     var sentWindow: UInt16 = 0
+    var isTimestampSent = false
     var sentTimestamp: UInt32 = 0
 
     // Drain and floors.

@@ -305,7 +305,9 @@ extension Splicer {
             // The kernel clears bit 0 when it reads; never below the newest that was sent.
             let next = positions.timestamp | 1
             let sent = record.pointee.sentTimestamp
-            record.pointee.sentTimestamp = Int32(bitPattern: sent &- next) > 0 ? sent : next
+            let isNewest = record.pointee.isTimestampSent && Int32(bitPattern: sent &- next) > 0
+            record.pointee.sentTimestamp = isNewest ? sent : next
+            record.pointee.isTimestampSent = true
         }
         record.pointee.announcedFloor = positions.receiveNext
         record.pointee.clampsAcknowledgement = false

@@ -75,6 +75,7 @@ extension Splicer {
             record.pointee.sentEnd = end
             if headers.timestampOffset >= 0 {
                 record.pointee.sentTimestamp = headers.timestampValue
+                record.pointee.isTimestampSent = true
             }
             return
         }
@@ -85,7 +86,6 @@ extension Splicer {
             record.pointee.sentEnd = end
             record.pointee.sentAcknowledgement = headers.acknowledgement
             record.pointee.sentEdge = edge
-            record.pointee.sentTimestamp = headers.timestampValue
             record.pointee.isSent = true
         }
         if end.isAfter(record.pointee.sentEnd) { record.pointee.sentEnd = end }
@@ -97,9 +97,11 @@ extension Splicer {
             if edge.isAfter(record.pointee.sentEdge) { record.pointee.sentEdge = edge }
         }
         if headers.timestampOffset >= 0,
-            Int32(bitPattern: headers.timestampValue &- record.pointee.sentTimestamp) > 0
+            !record.pointee.isTimestampSent
+                || Int32(bitPattern: headers.timestampValue &- record.pointee.sentTimestamp) > 0
         {
             record.pointee.sentTimestamp = headers.timestampValue
+            record.pointee.isTimestampSent = true
         }
     }
 }

@@ -1,0 +1,42 @@
+import Glibc
+
+let usage = """
+    usage: traffic serve PORT
+           traffic KIND HOST PORT SECONDS    one run; prints "VALUE CPU_SECONDS_PER_GB"
+               KIND: bulk1 bulk4 (Gbit/s), rr1 rr16 (1000 requests/s),
+                     crr (1000 connections/s), udp (1000 datagrams/s)
+           traffic table FILE                medians and ratios of lines "PEER KIND VALUE CPU"
+    """
+
+@main struct Traffic {
+    static func main() {
+        let words = Array(CommandLine.arguments.dropFirst())
+        signal(SIGPIPE, SIG_IGN)
+        switch (words.first, words.count) {
+        case ("serve", 2):
+            guard let port = UInt16(words[1]) else { break }
+            serve(port: port)
+        case ("table", 2): return table(words[1])
+        case (let kind?, 4):
+            guard let port = UInt16(words[2]), let seconds = Double(words[3]),
+                let result = run(kind, address(words[1], port), seconds)
+            else { break }
+            return print("\(result.value) \(result.cpuPerGigabyte)")
+        default: break
+        }
+        report(usage)
+        exit(2)
+    }
+
+    static func run(_ kind: String, _ remote: sockaddr_in, _ seconds: Double) -> Measurement? {
+        switch kind {
+        case "bulk1": bulk(remote, flows: 1, seconds: seconds)
+        case "bulk4": bulk(remote, flows: 4, seconds: seconds)
+        case "rr1": requests(remote, connections: 1, seconds: seconds)
+        case "rr16": requests(remote, connections: 16, seconds: seconds)
+        case "crr": connects(remote, seconds: seconds)
+        case "udp": datagrams(remote, seconds: seconds)
+        default: nil
+        }
+    }
+}

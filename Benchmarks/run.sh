@@ -1,0 +1,138 @@
+#!/bin/bash
+# Compares the switch with its peers, all of them forwarding from a client's namespace to a server's:
+#   veth      no forwarder: one cable
+#   nft       Linux routing with nftables DNAT and SNAT
+#   haproxy   HAProxy, mode tcp, with kernel splicing
+#   dsr       this switch: connections accepted, then spliced in the dataplane
+# All are up during the whole run; each repetition measures each peer once, so that a slow minute of the
+# machine hits all of them. Prints the medians and the ratios.
+#   usage: run.sh [REPETITIONS [SECONDS [KINDS]]]
+set -euo pipefail
+REPETITIONS=${1:-7} SECONDS_EACH=${2:-2} KINDS=${3:-bulk1 bulk4 rr1 rr16 crr udp}
+HERE=$(cd "$(dirname "$0")" && pwd)
+WORK=$(mktemp -d)
+PEERS="veth nft haproxy dsr"
+PIDS=()
+PORT=5201
+
+cleanup() {
+    for pid in "${PIDS[@]}"; do kill "$pid" 2>/dev/null || true; done
+    sleep 0.3
+    for peer in $PEERS; do
+        for host in client switch server; do ip netns del "bench-$peer-$host" 2>/dev/null || true; done
+    done
+    [ -n "${KEEP:-}" ] || rm -rf "$WORK"
+}
+trap cleanup EXIT
+[ "$(id -u)" = 0 ] || { echo "benchmarks need root: they make network namespaces" >&2; exit 1; }
+
+swift build --package-path "$HERE" -c release --product traffic >"$WORK/build.log" 2>&1 ||
+    { tail -20 "$WORK/build.log" >&2; exit 1; }
+TRAFFIC=$(swift build --package-path "$HERE" -c release --show-bin-path)/traffic
+swift build --package-path "$HERE/.." -c release --product dsrd >"$WORK/build.log" 2>&1 ||
+    { tail -20 "$WORK/build.log" >&2; exit 1; }
+DSRD=$(swift build --package-path "$HERE/.." -c release --show-bin-path)/dsrd
+
+run() { ip netns exec "bench-$1" "${@:2}"; }
+namespaces() {
+    for host in "$@"; do
+        ip netns add "bench-$host"
+        ip -n "bench-$host" link set lo up
+        run "$host" sysctl -qw net.ipv6.conf.all.disable_ipv6=1
+    done
+}
+cable() { # HOST DEVICE HOST DEVICE: MACs end in the device names' numbers
+    ip -n "bench-$1" link add "$2" type veth peer name "$4" netns "bench-$3"
+    ip -n "bench-$1" link set "$2" txqueuelen 10000 up
+    ip -n "bench-$3" link set "$4" txqueuelen 10000 up
+}
+mac() { run "$1" cat "/sys/class/net/$2/address"; }
+
+# The cable alone.
+namespaces veth-client veth-server
+cable veth-client eth0 veth-server eth0
+ip -n bench-veth-client addr add 10.10.0.11/24 dev eth0
+ip -n bench-veth-server addr add 10.10.0.100/24 dev eth0
+
+# Three hosts in a row.
+for peer in nft haproxy dsr; do
+    namespaces $peer-client $peer-switch $peer-server
+    cable $peer-switch c0 $peer-client eth0
+    cable $peer-switch s1 $peer-server eth0
+    ip -n bench-$peer-client addr add 10.10.0.11/24 dev eth0
+    ip -n bench-$peer-server addr add 10.20.0.11/24 dev eth0
+done
+for peer in nft haproxy; do
+    ip -n bench-$peer-switch addr add 10.10.0.100/24 dev c0
+    ip -n bench-$peer-switch addr add 10.20.0.1/24 dev s1
+done
+run nft-switch sysctl -qw net.ipv4.ip_forward=1
+run nft-switch nft -f - <<RULES
+table ip n {
+    chain pre { type nat hook prerouting priority dstnat; ip daddr 10.10.0.100 dnat to 10.20.0.11; }
+    chain post { type nat hook postrouting priority srcnat; oifname "s1" snat to 10.20.0.1; }
+}
+RULES
+cat >"$WORK/haproxy.cfg" <<CONFIG
+global
+    nbthread 1
+    maxconn 4096
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+    option splice-request
+    option splice-response
+listen l
+    bind 10.10.0.100:$PORT
+    source 10.20.0.1
+    server s 10.20.0.11:$PORT
+CONFIG
+ip netns exec bench-haproxy-switch haproxy -db -q -f "$WORK/haproxy.cfg" & PIDS+=($!)
+for port in c0 s1; do run dsr-switch sysctl -qw net.ipv6.conf.$port.disable_ipv6=1; done
+cat >"$WORK/dsr.yaml" <<CONFIG
+ports:
+  - {name: c0, device: c0, side: client}
+  - {name: s1, device: s1, side: storage}
+cpu:
+  client:  {device: dsr-client,  mac: "02:64:73:72:00:01", addresses: [10.10.0.100/24]}
+  storage: {device: dsr-storage, mac: "02:64:73:72:00:02", addresses: [10.20.0.1/24]}
+servers:
+  - {name: server1, addresses: [10.20.0.11]}
+services:
+  - {name: bench, listen: {port: $PORT}, server: server1, port: $PORT}
+rules:
+  - >-
+    priority=65000,udp,in_port=c0,nw_dst=10.10.0.100,tp_dst=$PORT
+    actions=mod_dl_src:02:64:73:72:00:02,mod_dl_dst:$(mac dsr-server eth0),mod_nw_src:10.20.0.1,mod_nw_dst:10.20.0.11,output:s1
+  - >-
+    priority=65000,udp,in_port=s1,nw_src=10.20.0.11,tp_src=$PORT
+    actions=mod_dl_src:02:64:73:72:00:01,mod_dl_dst:$(mac dsr-client eth0),mod_nw_src:10.10.0.100,mod_nw_dst:10.10.0.11,output:c0
+control: {socket: $WORK/dsrd.sock}
+log: {level: info}
+CONFIG
+ip netns exec bench-dsr-switch "$DSRD" --config "$WORK/dsr.yaml" >"$WORK/dsrd.log" 2>&1 & PIDS+=($!)
+for peer in $PEERS; do
+    ip netns exec bench-$peer-server "$TRAFFIC" serve $PORT >"$WORK/$peer.log" & PIDS+=($!)
+done
+for attempt in $(seq 50); do
+    [ -S "$WORK/dsrd.sock" ] && grep -q ready "$WORK"/{veth,nft,haproxy,dsr}.log && break
+    sleep 0.1
+done
+sleep 0.5
+
+for repetition in $(seq "$REPETITIONS"); do
+    for kind in $KINDS; do
+        for peer in $PEERS; do
+            [ "$kind $peer" = "udp haproxy" ] && continue
+            result=$(run $peer-client timeout $((SECONDS_EACH * 3 + 15)) \
+                "$TRAFFIC" "$kind" 10.10.0.100 $PORT "$SECONDS_EACH") || {
+                echo "$peer $kind failed" >&2; ip netns exec bench-dsr-switch ss -tln >&2; ip netns exec bench-dsr-switch ip -br a >&2; tail -5 "$WORK/dsrd.log" >&2; exit 1; }
+            echo "$peer $kind $result" >>"$WORK/results"
+        done
+    done
+    echo "repetition $repetition of $REPETITIONS done" >&2
+done
+echo "Medians of $REPETITIONS alternating runs of $SECONDS_EACH s; bulk in Gbit/s, rr, crr and udp in thousands a second."
+"$TRAFFIC" table "$WORK/results"
