@@ -1,0 +1,44 @@
+#!/bin/bash
+# Installs what the build, the lab and the tests need from Debian, if it is missing, and says what it does.
+#   usage: install-packages.sh [build|lab|bench]...     (default: build lab)
+set -euo pipefail
+build="libpcap-dev libnl-3-dev libnl-route-3-dev pkg-config make"
+lab="iproute2 iputils-ping procps ethtool tcpdump curl tgt libiscsi-bin qemu-utils qemu-block-extra fio \
+ openvswitch-switch python3"
+bench="haproxy nftables"
+wanted=""
+for group in "${@:-build lab}"; do
+    for name in $group; do
+        case $name in
+        build) wanted+=" $build" ;;
+        lab) wanted+=" $lab" ;;
+        bench) wanted+=" $bench" ;;
+        *) echo "install-packages: no group \"$name\": there are build, lab and bench" >&2; exit 2 ;;
+        esac
+    done
+done
+missing=()
+for package in $wanted; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+if [ ${#missing[@]} = 0 ]; then exit 0; fi
+if [ "$(id -u)" != 0 ]; then
+    echo "These Debian packages are missing; install them as root: ${missing[*]}" >&2
+    exit 1
+fi
+echo "Installing from Debian: ${missing[*]}"
+# The packages' own services (tgt, haproxy, openvswitch) are not wanted: the lab and the tests start their
+# own, in network namespaces.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod 755 $policy
+    trap 'rm -f $policy' EXIT
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/tmp/dsr-apt.$$ 2>&1 || {
+    tail -30 /tmp/dsr-apt.$$ >&2
+    exit 1
+}
+rm -f /tmp/dsr-apt.$$
