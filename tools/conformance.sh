@@ -34,15 +34,15 @@ tests=$(iscsi-test-cu --list | awk -F. 'NF == 3' | grep -E "^${filter//./\\.}(\.
 
 # One line for each test: RESULT NAME REASONS. Reasons are the assertions that failed (with their lines
 # in libiscsi's source) or why the test was skipped.
-run_tests() { # HOST URL
+run_tests() { # HOST URL TESTS
     local name output summary result reasons
-    for name in $tests; do
+    for name in $3; do
         output=$("$lab" exec $prefix "$1" -- timeout -k 1 "$limit" stdbuf -oL \
             iscsi-test-cu --dataloss --verbose --test="$name" "$2" 2>&1 </dev/null | head -c 500000)
         # tests TOTAL RAN PASSED FAILED INACTIVE
         summary=$(awk '$1 == "tests" { print $3, $5 }' <<<"$output")
         case $summary in
-            "") result=HANG ;;
+            "") result=DIED ;; # crashed, or did not end in time
             "0 "*) result=NONE ;;
             *" 0") if grep -q '\[SKIPPED\]' <<<"$output"; then result=SKIP; else result=PASS; fi ;;
             *) result=FAIL ;;
@@ -53,26 +53,43 @@ run_tests() { # HOST URL
     done
 }
 
-pass() { # NAME TOPOLOGY HOST URL [OPTION...]
-    local file=$results/$1 begin=$SECONDS
-    "$lab" up "topologies/$2" --prefix $prefix "${@:5}" >/dev/null || fail "the lab does not come up"
-    run_tests "$3" "$4" >"$file"
+in_lab() { # TOPOLOGY HOST URL TESTS [OPTION...]
+    "$lab" up "topologies/$1" --prefix $prefix "${@:5}" >/dev/null || fail "the lab does not come up"
+    run_tests "$2" "$3" "$4"
     "$lab" down $prefix >/dev/null || fail "the lab does not go down"
+}
+
+declare -A arguments
+pass() { # NAME TOPOLOGY HOST URL [OPTION]
+    local file=$results/$1 begin=$SECONDS
+    arguments[$1]="$2 $3 $4 ${5:-}"
+    in_lab "$2" "$3" "$4" "$tests" ${5:+"$5"} >"$file"
     printf '%-18s %s (%d s)\n' "$1" \
         "$(awk '{ count[$1]++ } END { for (r in count) printf "%s %d  ", r, count[r] }' "$file")" \
         $((SECONDS - begin))
 }
 
+# A test that gives different results against tgtd itself says nothing by one more of them (there is one:
+# iSCSITMF.LUNResetSimpleAsync uses memory after it was freed, and crashes or not).
+is_unsteady() { # DIRECT TEST
+    local topology host url option
+    read -r topology host url option <<<"${arguments[$1]}"
+    [ "$(in_lab "$topology" "$host" "$url" "$(yes "$2" | head -12)" $option | sort -u | wc -l)" -gt 1 ]
+}
+
 compare() { # DIRECT REDIRECTED
-    local difference
-    difference=$(diff "$results/$1" "$results/$2")
-    if [ -z "$difference" ]; then
-        echo "$1 and $2: no difference in $(wc -l <"$results/$1") tests"
-    else
-        differences=$((differences + 1))
-        echo "$1 (<) and $2 (>) differ:"
-        grep '^[<>]' <<<"$difference"
-    fi
+    local name count=0
+    for name in $(diff "$results/$1" "$results/$2" | awk '/^[<>]/ { print $3 }' | sort -u); do
+        if is_unsteady "$1" "$name"; then
+            echo "$name: passed over, its results differ against tgtd itself"
+            continue
+        fi
+        count=$((count + 1))
+        echo "$name differs: $1 (<) and $2 (>)"
+        diff <(grep -F " $name " "$results/$1") <(grep -F " $name " "$results/$2") | grep '^[<>]'
+    done
+    differences=$((differences + count))
+    echo "$1 and $2: $count differences in $(wc -l <"$results/$1") tests"
 }
 
 target=iqn.2026-01.lab.dsr:r1/1

@@ -56,6 +56,7 @@ enum Command {
         _ arguments: [String], log: String, environment: [String: String] = [:]
     ) throws -> pid_t {
         try Interruption.check()
+        keepDescriptors()
         return try spawn(arguments, environment, newSession: true) { actions in
             posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0)
             posix_spawn_file_actions_addopen(
@@ -64,10 +65,20 @@ enum Command {
         }
     }
 
+    /// What this program has inherited is not for those that outlive it: whoever waits for the other end
+    /// of a pipe to close would wait for them.
+    private static func keepDescriptors() {
+        for name in (try? FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd")) ?? [] {
+            guard let descriptor = Int32(name), descriptor > 2 else { continue }
+            _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
+        }
+    }
+
     private static func spawn(
         _ arguments: [String], _ environment: [String: String], newSession: Bool,
         _ prepare: (inout posix_spawn_file_actions_t) -> Void
     ) throws -> pid_t {
+        Interruption.unblockSignals()
         var actions = posix_spawn_file_actions_t()
         posix_spawn_file_actions_init(&actions)
         defer { posix_spawn_file_actions_destroy(&actions) }

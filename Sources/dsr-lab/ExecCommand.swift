@@ -27,6 +27,7 @@ struct ExecCommand: ParsableCommand {
             let names = lab.topology.hosts.map(\.name).joined(separator: ", ")
             throw LabError("there is no host \(host); there are \(names)")
         }
+        Interruption.unblockSignals()
         setenv("DSR_SOCKET", lab.redirectorSocket(host), 0)
         let words = ["ip", "netns", "exec", state.namespace(host)] + command
         var arguments = words.map { strdup($0) } + [nil]

@@ -17,4 +17,11 @@ enum Interruption {
 
     /// The removal that follows runs to its end.
     static func clear() { received = 0 }
+
+    /// Programs inherit what is blocked; the lab's are to be ended by signals whoever runs dsr-lab.
+    static func unblockSignals() {
+        var none = sigset_t()
+        sigemptyset(&none)
+        sigprocmask(SIG_SETMASK, &none, nil)
+    }
 }

@@ -78,8 +78,10 @@ extension SystemTests {
         }
 
         @Test(arguments: [
-            ("name: x\nhosts: [{name: a}]\nlinks: [{ends: [{host: a, device: e}, {host: b, device: f}]}]",
-                "host b, which is not among the hosts"),
+            (
+                "name: x\nhosts: [{name: a}]\nlinks: [{ends: [{host: a, device: e}, {host: b, device: f}]}]",
+                "host b, which is not among the hosts"
+            ),
             ("name: x\nhosts: [{nam: a}]", "hosts.nam: unknown"),
             ("name: x\nhosts: [{name: a}, {name: a}]", "given twice"),
             ("name: x\nhosts: [{name: a}]\nservices: [{host: a, kind: nfsd}]", "services"),

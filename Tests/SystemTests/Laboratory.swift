@@ -45,6 +45,8 @@ struct Laboratory: Sendable {
                 "--state", lab.state, "--dsr-config", lab.configuration,
             ])
         } catch {
+            // It cleans up after itself, unless it was killed for taking too long.
+            _ = try? await Program(["\(products)/dsr-lab", "down", name]).result(within: 20)
             try? FileManager.default.removeItem(atPath: lab.directory)
             throw error
         }

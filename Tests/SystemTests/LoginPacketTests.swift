@@ -39,7 +39,8 @@ extension SystemTests {
             #expect(opening.device == "s2" && opening.flags == "S")
             #expect(opening.source.hasPrefix("10.20.0.1."))
             #expect(opening.destination == "10.20.0.12.3260")
-            #expect(after.allSatisfy { $0.device == "s2" }, "other servers see packets of the session")
+            #expect(
+                after.allSatisfy { $0.device == "s2" }, "other servers see packets of the session")
         }
 
         /// During a transfer the control plane is out of the way: the packets go from port to port.

@@ -19,7 +19,10 @@ final class PacketCapture: Sendable {
     init(_ lab: Laboratory, host: String, filter: String = "tcp") async throws {
         program = try lab.start(
             host,
-            ["tcpdump", "-i", "any", "-nn", "-U", "-l", "--immediate-mode", "-s", "128", "-B", "65536"]
+            [
+                "tcpdump", "-i", "any", "-nn", "-U", "-l", "--immediate-mode", "-s", "128", "-B",
+                "65536",
+            ]
                 + filter.split(separator: " ").map(String.init))
         let program = program
         let isListening = await eventually(within: 10) {
@@ -34,7 +37,8 @@ final class PacketCapture: Sendable {
         program.signal(SIGINT)
         let output = try await program.result(within: 10).output
         try #require(
-            output.contains("0 packets dropped by kernel"), "the capture has holes: \(output.suffix(300))")
+            output.contains("0 packets dropped by kernel"),
+            "the capture has holes: \(output.suffix(300))")
         return packets(output)
     }
 
