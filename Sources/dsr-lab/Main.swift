@@ -1,1 +1,13 @@
-@main struct Main { static func main() {} }
+import ArgumentParser
+
+/// Laboratories of network namespaces on one machine.
+@main
+struct DSRLab: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "dsr-lab",
+        abstract: "Runs a network with real clients and servers in network namespaces.",
+        subcommands: [
+            UpCommand.self, DownCommand.self, StatusCommand.self, ExecCommand.self,
+            ServerCommand.self, LinkCommand.self,
+        ])
+}

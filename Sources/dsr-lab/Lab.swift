@@ -1,0 +1,154 @@
+import Foundation
+import Glibc
+
+/// A lab: brings itself up, takes itself down, starts and ends its services.
+struct Lab {
+    private(set) var state: LabState
+    let file: TopologyFile
+
+    init(state: LabState, file: TopologyFile) {
+        self.state = state
+        self.file = file
+    }
+
+    /// The lab of a state that was saved.
+    init(_ state: LabState) throws {
+        self.init(state: state, file: try TopologyFile.load(state.topology))
+    }
+
+    var topology: Topology { file.topology }
+
+    func services(of host: String) throws -> [Topology.Service] {
+        guard topology.hosts.contains(where: { $0.name == host }) else {
+            let names = topology.hosts.map(\.name).joined(separator: ", ")
+            throw LabError("there is no host \(host); there are \(names)")
+        }
+        let found = (topology.services ?? []).filter { $0.host == host }
+        guard !found.isEmpty else { throw LabError("\(host) has no service") }
+        return found
+    }
+
+    // MARK: Whole
+
+    /// Takes everything down again when a part fails.
+    mutating func bringUp(withRedirector: Bool) throws {
+        try checkAbsence()
+        Interruption.catchSignals()
+        do {
+            try register()
+            try Wiring(state: state, topology: topology).connect()
+            // Servers first: the redirector asks for their health at once.
+            let services = topology.services ?? []
+            for service in services where service.kind != .dsrd { try start(service) }
+            for service in services where service.kind == .dsrd && withRedirector {
+                try start(service)
+            }
+        } catch {
+            Interruption.clear()
+            do { try Self.takeDown(state) } catch let second {
+                throw LabError("\(error)\nand then, when it was taken down: \(second)")
+            }
+            throw error
+        }
+    }
+
+    private func checkAbsence() throws {
+        let advice = "\"dsr-lab down \(state.prefix)\" takes it down; --prefix makes a second lab"
+        if LabState.load(directory: LabState.registered(state.prefix)) != nil {
+            throw LabError("lab \(state.prefix) is up already; \(advice)")
+        }
+        if let other = LabState.load(directory: state.directory) {
+            throw LabError("\(state.directory) belongs to lab \(other.prefix), which is up")
+        }
+        let present = Set(try Namespaces.all())
+        if let left = state.namespaces.first(where: present.contains) {
+            throw LabError("namespace \(left) is there already, left by an earlier lab? \(advice)")
+        }
+    }
+
+    private func register() throws {
+        let manager = FileManager.default
+        try manager.createDirectory(atPath: LabState.registry, withIntermediateDirectories: true)
+        try manager.createDirectory(atPath: state.directory, withIntermediateDirectories: true)
+        let entry = LabState.registered(state.prefix)
+        if entry != state.directory {
+            // What an earlier lab left is not a lab, or checkAbsence had refused.
+            if (try? manager.destinationOfSymbolicLink(atPath: entry)) != nil {
+                try manager.removeItem(atPath: entry)
+            } else {
+                rmdir(entry)
+            }
+            try manager.createSymbolicLink(atPath: entry, withDestinationPath: state.directory)
+        }
+        try state.save()
+    }
+
+    /// Needs nothing but the state: also after a crash in the middle of anything.
+    static func takeDown(_ state: LabState) throws {
+        for process in state.processes { process.signal(SIGKILL) }
+        try Namespaces.remove(state.namespaces)
+        for process in state.processes where !process.waitForEnd(seconds: 5) {
+            throw LabError("\(process.kind) of \(process.host), pid \(process.pid), does not end")
+        }
+        state.removeFiles()
+    }
+
+    // MARK: Services
+
+    mutating func start(_ service: Topology.Service) throws {
+        if let running = process(service), running.isAlive {
+            throw LabError(
+                "\(service.kind.rawValue) of \(service.host) is running, pid \(running.pid)")
+        }
+        let record: ProcessRecord
+        switch service.kind {
+        case .tgtd: record = try targets(service).start()
+        case .dsrd: record = try redirector(service).start()
+        }
+        state.processes.removeAll { $0.host == service.host && $0.kind == record.kind }
+        state.processes.append(record)
+        try state.save()
+    }
+
+    func stop(_ service: Topology.Service) throws {
+        guard let record = process(service), record.isAlive else {
+            throw LabError("\(service.kind.rawValue) of \(service.host) does not run")
+        }
+        switch service.kind {
+        case .tgtd: targets(service).stop(record)
+        case .dsrd: try redirector(service).stop(record)
+        }
+    }
+
+    func kill(_ service: Topology.Service) throws {
+        guard let record = process(service), record.isAlive else {
+            throw LabError("\(service.kind.rawValue) of \(service.host) does not run")
+        }
+        record.signal(SIGKILL)
+        guard record.waitForEnd(seconds: 5) else { throw LabError("pid \(record.pid) lives on") }
+    }
+
+    private func process(_ service: Topology.Service) -> ProcessRecord? {
+        state.processes.last { $0.host == service.host && $0.kind == service.kind.rawValue }
+    }
+
+    private func targets(_ service: Topology.Service) -> TargetService {
+        TargetService(state: state, service: service, targets: topology.targets(of: service))
+    }
+
+    private func redirector(_ service: Topology.Service) throws -> RedirectorService {
+        let named = service.configuration ?? ""
+        let path = named.hasPrefix("/") ? named : "\(file.folder)/\(named)"
+        return RedirectorService(
+            state: state, service: service,
+            configuration: state.redirectorConfiguration ?? path,
+            socket: redirectorSocket(service.host))
+    }
+
+    /// Control socket of the host's dsrd; of the only one of the lab when the host has none.
+    func redirectorSocket(_ host: String) -> String {
+        let hosts = (topology.services ?? []).filter { $0.kind == .dsrd }.map(\.host)
+        let owner = hosts.contains(host) ? host : hosts.first ?? host
+        return state.redirectorSocket(owner, isOnly: hosts.count < 2)
+    }
+}

@@ -1,0 +1,62 @@
+import Foundation
+
+/// What is known about a lab that is up, in a file so that later commands find it.
+struct LabState: Codable {
+    var prefix: String
+    /// Topology file.
+    var topology: String
+    /// Directory of all that the lab keeps: this file, logs, sockets, the files of the SAN.
+    var directory: String
+    var dsrd: String
+    /// Replaces the configuration that the topology names.
+    var redirectorConfiguration: String?
+    var namespaces: [String]
+    var processes: [ProcessRecord] = []
+
+    /// Labs by prefix: a directory, or a link to the one that `--state` named.
+    static let registry = "/run/dsr-lab"
+
+    static func registered(_ prefix: String) -> String { "\(registry)/\(prefix)" }
+
+    var file: String { "\(directory)/lab.json" }
+    var san: String { "\(directory)/san" }
+    /// Control socket of the redirector.
+    func redirectorSocket(_ host: String, isOnly: Bool) -> String {
+        isOnly ? "\(directory)/dsrd.sock" : "\(directory)/\(host).sock"
+    }
+
+    func namespace(_ host: String) -> String { "\(prefix)-\(host)" }
+    func log(_ host: String, _ kind: String) -> String { "\(directory)/\(host).\(kind).log" }
+    /// tgtd appends the number of its control port.
+    func targetSocket(_ host: String) -> String { "\(directory)/\(host).tgtd" }
+
+    func save() throws {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
+        try encoder.encode(self).write(to: URL(fileURLWithPath: file), options: .atomic)
+    }
+
+    static func load(directory: String) -> LabState? {
+        guard let data = FileManager.default.contents(atPath: "\(directory)/lab.json") else {
+            return nil
+        }
+        return try? JSONDecoder().decode(LabState.self, from: data)
+    }
+
+    /// Files that the lab makes in its directory.
+    func removeFiles() {
+        let manager = FileManager.default
+        for name in (try? manager.contentsOfDirectory(atPath: directory)) ?? []
+        where name == "lab.json" || name == "san" || name.hasSuffix(".log")
+            || name.hasSuffix(".sock") || name.contains(".tgtd.")
+        {
+            try? manager.removeItem(atPath: "\(directory)/\(name)")
+        }
+        // Only when it is empty: --state may name a directory with things of others.
+        rmdir(directory)
+        let entry = Self.registered(prefix)
+        if (try? manager.destinationOfSymbolicLink(atPath: entry)) != nil {
+            try? manager.removeItem(atPath: entry)
+        }
+    }
+}

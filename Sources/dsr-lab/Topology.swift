@@ -1,0 +1,106 @@
+/// What a topology file describes.
+struct Topology: Codable {
+    /// An end of a link.
+    struct Interface: Codable {
+        var host: String
+        var device: String
+        /// With prefix length. An end without any is a switch port: it gets no IPv6 of the kernel's own.
+        var addresses: [String]?
+    }
+
+    /// A cable between two hosts.
+    struct Link: Codable {
+        var ends: [Interface]
+        var mtu: Int?
+    }
+
+    /// An Ethernet segment with any number of hosts.
+    struct Network: Codable {
+        var name: String
+        var members: [Interface]
+        var mtu: Int?
+    }
+
+    struct Route: Codable {
+        var to: String
+        var via: String
+    }
+
+    struct Host: Codable {
+        var name: String
+        var routes: [Route]?
+        /// `net.ipv4.ip_forward: 1`
+        var sysctl: [String: String]?
+    }
+
+    struct Account: Codable {
+        var user: String
+        var secret: String
+    }
+
+    /// CHAP that a target demands; `mutual` is what it says for itself.
+    struct CHAP: Codable {
+        var user: String
+        var secret: String
+        var mutual: Account?
+    }
+
+    /// An iSCSI target with one logical unit, the same on every host that serves it.
+    struct Target: Codable {
+        var name: String
+        var iqn: String
+        var lun: Int
+        /// File in the lab's SAN directory, sparse.
+        var backing: String
+        var sizeMib: Int
+        var vendor: String
+        var product: String
+        var revision: String
+        var scsiId: String
+        var serial: String
+        var chap: CHAP?
+        /// tgtd's own, as `MaxRecvDataSegmentLength: 65536`.
+        var parameters: [String: String]?
+
+        enum CodingKeys: String, CodingKey {
+            case name, iqn, lun, backing, vendor, product, revision, serial, chap, parameters
+            case sizeMib = "size_mib"
+            case scsiId = "scsi_id"
+        }
+    }
+
+    enum ServiceKind: String, Codable { case tgtd, dsrd }
+
+    struct Service: Codable {
+        var host: String
+        var kind: ServiceKind
+        /// tgtd: names of targets; left out: all.
+        var targets: [String]?
+        /// tgtd: TCP port; left out: 3260.
+        var port: Int?
+        /// dsrd: file beside the topology.
+        var configuration: String?
+    }
+
+    var name: String
+    var hosts: [Host]
+    var links: [Link]?
+    var networks: [Network]?
+    var targets: [Target]?
+    var services: [Service]?
+}
+
+extension Topology {
+    /// Every interface of the file.
+    var interfaces: [Interface] {
+        (links ?? []).flatMap(\.ends) + (networks ?? []).flatMap(\.members)
+    }
+
+    /// Names of the namespaces that the lab consists of, without prefix.
+    var namespaces: [String] { hosts.map(\.name) + (networks ?? []).map { "net-\($0.name)" } }
+
+    func targets(of service: Service) -> [Target] {
+        guard let names = service.targets else { return targets ?? [] }
+        return (targets ?? []).filter { names.contains($0.name) }
+    }
+}

@@ -1,0 +1,100 @@
+import Yams
+
+/// A misspelt key would be passed over in silence by the decoder.
+enum TopologyKeys {
+    private static let known: [String: [String]] = [
+        "": ["name", "hosts", "links", "networks", "targets", "services"],
+        "hosts": ["name", "routes", "sysctl"],
+        "hosts.routes": ["to", "via"],
+        "links": ["ends", "mtu"],
+        "links.ends": ["host", "device", "addresses"],
+        "networks": ["name", "members", "mtu"],
+        "networks.members": ["host", "device", "addresses"],
+        "targets": [
+            "name", "iqn", "lun", "backing", "size_mib", "vendor", "product", "revision",
+            "scsi_id", "serial", "chap", "parameters",
+        ],
+        "targets.chap": ["user", "secret", "mutual"],
+        "targets.chap.mutual": ["user", "secret"],
+        "services": ["host", "kind", "targets", "port", "configuration"],
+    ]
+
+    static func check(_ node: Node, _ file: String, at place: String = "") throws {
+        if let sequence = node.sequence {
+            for element in sequence { try check(element, file, at: place) }
+        }
+        guard let mapping = node.mapping, let keys = known[place] else { return }
+        for (key, value) in mapping {
+            let name = key.string ?? "?"
+            guard keys.contains(name) else {
+                let line = key.mark.map { "line \($0.line): " } ?? ""
+                throw LabError(
+                    "\(file): \(line)\(place.isEmpty ? "" : place + ".")\(name): unknown; known are "
+                        + keys.joined(separator: ", "))
+            }
+            try check(value, file, at: place.isEmpty ? name : "\(place).\(name)")
+        }
+    }
+}
+
+/// What the parts of a topology say about each other.
+struct TopologyCheck {
+    let topology: Topology
+    let path: String
+
+    func check() throws {
+        try unique(topology.hosts.map(\.name), "hosts")
+        try unique((topology.networks ?? []).map(\.name), "networks")
+        try unique((topology.targets ?? []).map(\.name), "targets")
+        try unique(topology.interfaces.map { "\($0.host) \($0.device)" }, "devices")
+        for name in [topology.name] + topology.namespaces {
+            guard !name.isEmpty, name.allSatisfy({ $0.isLetter || $0.isNumber || $0 == "-" }) else {
+                throw fail("\"\(name)\": names consist of letters, digits and -")
+            }
+        }
+        for link in topology.links ?? [] where link.ends.count != 2 {
+            throw fail("links: a link has two ends, not \(link.ends.count)")
+        }
+        for interface in topology.interfaces {
+            try host(interface.host, "a link")
+            guard (1...15).contains(interface.device.utf8.count) else {
+                throw fail("device \"\(interface.device)\" does not have 1 to 15 characters")
+            }
+            for address in interface.addresses ?? [] where !address.contains("/") {
+                throw fail("address \(address) of \(interface.host) has no prefix length")
+            }
+        }
+        try services()
+    }
+
+    private func services() throws {
+        let known = (topology.targets ?? []).map(\.name)
+        for service in topology.services ?? [] {
+            try host(service.host, "service \(service.kind.rawValue)")
+            for name in service.targets ?? [] where !known.contains(name) {
+                throw fail("service of \(service.host): there is no target \(name)")
+            }
+            if service.kind == .dsrd, service.configuration == nil {
+                throw fail("service dsrd of \(service.host): configuration is missing")
+            }
+        }
+        for target in topology.targets ?? [] where target.backing.contains("/") {
+            throw fail("target \(target.name): backing is the name of a file, without /")
+        }
+    }
+
+    private func host(_ name: String, _ user: String) throws {
+        guard topology.hosts.contains(where: { $0.name == name }) else {
+            throw fail("\(user) names host \(name), which is not among the hosts")
+        }
+    }
+
+    private func unique(_ names: [String], _ kind: String) throws {
+        var seen: Set<String> = []
+        for name in names where !seen.insert(name).inserted {
+            throw fail("\(kind): \(name) is given twice")
+        }
+    }
+
+    private func fail(_ message: String) -> LabError { LabError("\(path): \(message)") }
+}

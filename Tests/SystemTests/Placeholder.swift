@@ -1,3 +1,0 @@
-import Testing
-
-@Suite struct SystemTestsPlaceholder { @Test func builds() {} }
