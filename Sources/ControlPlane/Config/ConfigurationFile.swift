@@ -40,6 +40,11 @@ extension Configuration {
             .composer(_, let problem, let mark, _):
             ConfigurationError(
                 line: mark.line, column: mark.column, field: "YAML", message: problem)
+        case .duplicatedKeysInMapping(let duplicates, let context):
+            ConfigurationError(
+                line: context.mark.line, column: context.mark.column,
+                field: duplicates.sorted().joined(separator: ", "),
+                message: "given twice in the mapping that starts here")
         default:
             ConfigurationError(line: 1, column: 1, field: "YAML", message: "\(error)")
         }
@@ -130,7 +135,7 @@ private struct ConfigurationBuilder {
         let addresses = reader.sequence(values["addresses"], "\(field).addresses").compactMap {
             reader.interfaceAddress($0.node, $0.field)
         }
-        if values["addresses"] != nil, addresses.isEmpty {
+        if values["addresses"]?.sequence?.isEmpty == true {
             reader.fail(values["addresses"], "\(field).addresses", "must name an address")
         }
         return CPUPortConfiguration(
@@ -159,7 +164,8 @@ private struct ConfigurationBuilder {
             parsed.reorder = reader.real(faults["reorder"], "\(path).reorder", in: 0...1)
             parsed.corrupt = reader.real(faults["corrupt"], "\(path).corrupt", in: 0...1)
             parsed.delayMicroseconds = UInt32(
-                reader.integer(faults["delay_us"], "\(path).delay_us", in: 0...10_000_000, default: 0))
+                reader.integer(
+                    faults["delay_us"], "\(path).delay_us", in: 0...10_000_000, default: 0))
             parsed.seed = UInt64(
                 reader.integer(faults["seed"], "\(path).seed", in: 0...Int.max, default: 1))
             result.faults = parsed
@@ -175,7 +181,7 @@ private struct ConfigurationBuilder {
         let addresses = reader.sequence(values["addresses"], "\(field).addresses").compactMap {
             reader.address($0.node, $0.field)
         }
-        if values["addresses"] != nil, addresses.isEmpty {
+        if values["addresses"]?.sequence?.isEmpty == true {
             reader.fail(values["addresses"], "\(field).addresses", "must name an address")
         }
         return Server(
@@ -304,8 +310,12 @@ private struct ConfigurationBuilder {
         unique(top["ports"], "ports", result.ports.map(\.device), key: "device")
         unique(top["servers"], "servers", result.servers.map(\.name))
         unique(top["resources"], "resources", result.resources.map(\.name))
-        unique(top["resources"], "resources", result.resources.map { $0.target.lowercased() }, key: "target")
+        unique(
+            top["resources"], "resources", result.resources.map { $0.target.lowercased() },
+            key: "target")
         unique(top["credentials"], "credentials", result.credentials.map(\.user), key: "user")
+        unique(top["services"], "services", result.services.map(\.name))
+        checkListenPorts(top, result)
         if result.ports.count > 60 {
             reader.fail(top["ports"], "ports", "at most 60 ports")
         }
@@ -316,6 +326,17 @@ private struct ConfigurationBuilder {
         if result.iscsi.requiresCHAP, result.credentials.isEmpty {
             reader.fail(
                 top["iscsi"], "iscsi.authentication", "chap needs an entry in credentials")
+        }
+    }
+
+    private func checkListenPorts(_ top: [String: Node], _ result: Configuration) {
+        for (index, service) in result.services.enumerated() {
+            let earlier = result.services[..<index].first { $0.listenPort == service.listenPort }
+            let taken = service.listenPort == result.iscsi.port ? "iscsi" : earlier?.name
+            guard let taken else { continue }
+            reader.fail(
+                top["services"]?.sequence?[index], "services[\(index)].listen.port",
+                "\(service.listenPort) is taken by \(taken)")
         }
     }
 

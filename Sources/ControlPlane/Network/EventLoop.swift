@@ -5,23 +5,24 @@ import Synchronization
 /// One thread's loop over descriptors, timers and work posted from other threads. Everything but `post` and
 /// `stop` belongs to the loop's thread (or to the time before `run`).
 public final class EventLoop: @unchecked Sendable {
-    struct Events: OptionSet {
-        let rawValue: UInt32
-        static let read = Events(rawValue: EPOLLIN.rawValue)
-        static let write = Events(rawValue: EPOLLOUT.rawValue)
-        static let edgeTriggered = Events(rawValue: EPOLLET.rawValue)
+    package struct Events: OptionSet {
+        package let rawValue: UInt32
+        package init(rawValue: UInt32) { self.rawValue = rawValue }
+        package static let read = Events(rawValue: EPOLLIN.rawValue)
+        package static let write = Events(rawValue: EPOLLOUT.rawValue)
+        package static let edgeTriggered = Events(rawValue: EPOLLET.rawValue)
     }
 
     /// A timer that can be called off.
-    final class Timer {
-        fileprivate(set) var isCancelled = false
+    package final class Timer {
+        package fileprivate(set) var isCancelled = false
         fileprivate let due: UInt64
         fileprivate let body: () -> Void
         fileprivate init(due: UInt64, body: @escaping () -> Void) {
             self.due = due
             self.body = body
         }
-        func cancel() { isCancelled = true }
+        package func cancel() { isCancelled = true }
     }
 
     private struct Registration {
@@ -39,7 +40,7 @@ public final class EventLoop: @unchecked Sendable {
     private let isStopping = Atomic<Bool>(false)
     private var later: [() -> Void] = []
     /// Monotonic ns at the start of this round.
-    private(set) var now = dsr_monotonic_ns()
+    package private(set) var now = dsr_monotonic_ns()
 
     public init() {
         epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
@@ -57,11 +58,11 @@ public final class EventLoop: @unchecked Sendable {
     }
 
     /// Monotonic ns, read now.
-    func clock() -> UInt64 { dsr_monotonic_ns() }
+    package func clock() -> UInt64 { dsr_monotonic_ns() }
 
     // MARK: Descriptors
 
-    func register(
+    package func register(
         _ descriptor: Int32, events: Events, handler: @escaping (Events) -> Void
     ) {
         generation &+= 1
@@ -74,7 +75,7 @@ public final class EventLoop: @unchecked Sendable {
         epoll_ctl(epoll, isKnown ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, descriptor, &event)
     }
 
-    func unregister(_ descriptor: Int32) {
+    package func unregister(_ descriptor: Int32) {
         guard registrations.removeValue(forKey: descriptor) != nil else { return }
         epoll_ctl(epoll, EPOLL_CTL_DEL, descriptor, nil)
     }
@@ -82,7 +83,7 @@ public final class EventLoop: @unchecked Sendable {
     // MARK: Timers
 
     @discardableResult
-    func schedule(after delay: UInt64, _ body: @escaping () -> Void) -> Timer {
+    package func schedule(after delay: UInt64, _ body: @escaping () -> Void) -> Timer {
         let timer = Timer(due: dsr_monotonic_ns() &+ delay, body: body)
         timers.append(timer)
         var child = timers.count - 1
@@ -121,7 +122,7 @@ public final class EventLoop: @unchecked Sendable {
     }
 
     /// Runs `body` on the loop's thread in the next round. From the loop's thread only.
-    func postLocal(_ body: @escaping () -> Void) { later.append(body) }
+    package func postLocal(_ body: @escaping () -> Void) { later.append(body) }
 
     /// Ends `run` after this round. From any thread.
     public func stop() {

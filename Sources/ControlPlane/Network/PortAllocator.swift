@@ -1,19 +1,19 @@
-import DataPlane
+package import DataPlane
 
 /// Source ports of server legs. A port stays taken while its leg is spliced, when the kernel does not know
 /// that it is in use, and rests for a while afterwards.
-final class PortAllocator {
+package final class PortAllocator {
     private var freeAt: [IPAddress: [UInt16: UInt64]] = [:]
     private var next: UInt16
     private let range: ClosedRange<UInt16>
 
-    init(range: ClosedRange<UInt16> = 20_000...59_999, start: UInt16? = nil) {
+    package init(range: ClosedRange<UInt16> = 20_000...59_999, start: UInt16? = nil) {
         self.range = range
         next = start ?? range.randomElement() ?? range.lowerBound
     }
 
     /// A port that is neither taken nor resting; nil when there is none. `now`: monotonic ns.
-    func allocate(address: IPAddress, now: UInt64) -> UInt16? {
+    package func allocate(address: IPAddress, now: UInt64) -> UInt16? {
         var table = freeAt[address] ?? [:]
         for _ in range {
             let port = next
@@ -27,9 +27,9 @@ final class PortAllocator {
     }
 
     /// Gives a port back; it rests for `quarantine` ns.
-    func release(address: IPAddress, port: UInt16, now: UInt64, quarantine: UInt64) {
+    package func release(address: IPAddress, port: UInt16, now: UInt64, quarantine: UInt64) {
         freeAt[address]?[port] = quarantine == 0 ? nil : now + quarantine
     }
 
-    var takenCount: Int { freeAt.values.reduce(0) { $0 + $1.values.count { $0 == .max } } }
+    package var takenCount: Int { freeAt.values.reduce(0) { $0 + $1.values.count { $0 == .max } } }
 }

@@ -3,7 +3,7 @@ import Foundation
 import Synchronization
 
 /// The newest events, and streams to those who follow them.
-final class EventLog: Sendable {
+package final class EventLog: Sendable {
     private struct State {
         var kept: [EventModel] = []
         var next: UInt64 = 1
@@ -13,9 +13,9 @@ final class EventLog: Sendable {
     private let capacity: Int
     private let state = Mutex(State())
 
-    init(capacity: Int) { self.capacity = capacity }
+    package init(capacity: Int) { self.capacity = capacity }
 
-    func add(_ model: EventModel) {
+    package func add(_ model: EventModel) {
         state.withLock { state in
             var model = model
             model.sequence = state.next
@@ -27,13 +27,13 @@ final class EventLog: Sendable {
         }
     }
 
-    func events(after: UInt64?) -> [EventModel] {
+    package func events(after: UInt64?) -> [EventModel] {
         state.withLock { state in
             after.map { after in state.kept.filter { $0.sequence > after } } ?? state.kept
         }
     }
 
-    func follow(after: UInt64?) -> AsyncStream<EventModel> {
+    package func follow(after: UInt64?) -> AsyncStream<EventModel> {
         AsyncStream(bufferingPolicy: .bufferingNewest(1_024)) { continuation in
             let id = state.withLock { state in
                 for event in state.kept where after.map({ event.sequence > $0 }) ?? false {

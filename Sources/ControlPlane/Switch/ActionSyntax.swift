@@ -43,6 +43,10 @@ struct ActionParser {
             word.valueColumn = word.column + "set_field:".count
             return word
         }
+        if let value = word.value, word.key.contains("(") {  // output(port=2)
+            word.key += "=" + value
+            word.value = nil
+        }
         guard word.value == nil else { return word }
         for (open, close) in [(":", ""), ("(", ")")] {
             guard let position = word.key.range(of: open)?.lowerBound else { continue }

@@ -29,7 +29,8 @@ public struct RuleSyntaxError: Error, Hashable, Sendable, CustomStringConvertibl
 
     /// The text with a mark below the wrong word.
     public var rendering: String {
-        let mark = String(repeating: " ", count: max(0, column - 1))
+        let mark =
+            String(repeating: " ", count: max(0, column - 1))
             + String(repeating: "^", count: max(1, length))
         return "\(text)\n\(mark)\n\(description)"
     }
@@ -247,7 +248,8 @@ struct RuleParser {
         "priority", "cookie", "idle_timeout", "hard_timeout", "table", "in_port", "dl_vlan",
         "dl_vlan_pcp", "vlan_vid", "vlan_pcp", "vlan_tci", "dl_src", "dl_dst", "eth_src", "eth_dst",
         "dl_type", "eth_type", "nw_src", "nw_dst", "ip_src", "ip_dst", "ipv6_src", "ipv6_dst",
-        "nw_proto", "ip_proto", "nw_tos", "ip_dscp", "nw_ecn", "ip_ecn", "nw_ttl", "ip_frag", "nw_frag",
+        "nw_proto", "ip_proto", "nw_tos", "ip_dscp", "nw_ecn", "ip_ecn", "nw_ttl", "ip_frag",
+        "nw_frag",
         "tp_src", "tp_dst", "tcp_src", "tcp_dst", "udp_src", "udp_dst", "tcp_flags", "icmp_type",
         "icmp_code", "icmpv6_type", "icmpv6_code", "arp_op", "arp_spa", "arp_tpa", "arp_sha",
         "arp_tha", "out_port", "duration", "n_packets", "n_bytes", "idle_age", "hard_age",
@@ -304,7 +306,8 @@ struct RuleParser {
                 throw fail(word, "there is only table 0", atValue: true)
             }
         case "cookie":
-            let parts = value.split(separator: "/", maxSplits: 1).map(String.init)
+            let parts = value.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
+                .map(String.init)
             guard let cookie = Self.parseNumber(parts[0]) else {
                 throw fail(word, "\"\(value)\" is not a cookie", atValue: true)
             }
@@ -530,7 +533,9 @@ struct RuleParser {
 
     static func parseNumber(_ text: String) -> UInt64? {
         if text.hasPrefix("0x") || text.hasPrefix("0X") {
-            return UInt64(text.dropFirst(2), radix: 16)
+            // Swift takes a sign in front of the digits.
+            let digits = text.dropFirst(2)
+            return digits.first?.isHexDigit == true ? UInt64(digits, radix: 16) : nil
         }
         return text.first?.isNumber == true ? UInt64(text) : nil
     }
@@ -549,7 +554,10 @@ struct RuleParser {
     private func masked(
         _ word: RuleSyntax.Word, _ maximum: UInt64
     ) throws(RuleSyntaxError) -> (UInt64, UInt64) {
-        let parts = (word.value ?? "").split(separator: "/", maxSplits: 1).map(String.init)
+        let parts = (word.value ?? "").split(
+            separator: "/", maxSplits: 1, omittingEmptySubsequences: false
+        )
+        .map(String.init)
         guard let first = parts.first.flatMap(Self.parseNumber), first <= maximum else {
             throw fail(
                 word, "\"\(word.value ?? "")\" is not a number that \(word.key) can have",
@@ -568,14 +576,16 @@ struct RuleParser {
             return PortNumber(number)
         }
         throw fail(
-            word, "\"\(value)\" is no port", suggestion: "a port's name, or its number from 1 to 63",
+            word, "\"\(value)\" is no port",
+            suggestion: "a port's name, or its number from 1 to 63",
             atValue: word.value != nil)
     }
 
     private func mac(
         _ value: String, _ word: RuleSyntax.Word
     ) throws(RuleSyntaxError) -> (UInt64, UInt64) {
-        let parts = value.split(separator: "/", maxSplits: 1).map(String.init)
+        let parts = value.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
+            .map(String.init)
         guard let address = parts.first.flatMap({ MACAddress($0) }) else {
             throw fail(
                 word, "\"\(value)\" is not a MAC address", suggestion: "as 02:00:00:00:00:01",
@@ -591,7 +601,8 @@ struct RuleParser {
     private func addressMask(
         _ value: String, _ word: RuleSyntax.Word, isIPv4: Bool
     ) throws(RuleSyntaxError) -> (IPAddress, IPAddress) {
-        let parts = value.split(separator: "/", maxSplits: 1).map(String.init)
+        let parts = value.split(separator: "/", maxSplits: 1, omittingEmptySubsequences: false)
+            .map(String.init)
         let family = isIPv4 ? "an IPv4" : "an IPv6"
         guard let address = parts.first.flatMap({ IPAddress($0) }), address.isIPv4 == isIPv4 else {
             throw fail(
@@ -604,7 +615,9 @@ struct RuleParser {
             if let prefix = IPPrefix(value) {
                 mask = prefix.mask
             } else if let given = IPAddress(parts[1]), given.isIPv4 == isIPv4 {
-                mask = isIPv4 ? IPAddress(high: .max, low: 0xffff_ffff_0000_0000 | UInt64(given.v4)) : given
+                mask =
+                    isIPv4
+                    ? IPAddress(high: .max, low: 0xffff_ffff_0000_0000 | UInt64(given.v4)) : given
             } else {
                 throw fail(
                     word, "\"\(parts[1])\" is not a prefix length or a mask", atValue: true)

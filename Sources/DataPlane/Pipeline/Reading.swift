@@ -9,6 +9,17 @@ public struct RuleStatus: Sendable {
     /// ns since it was installed, and since it matched last.
     public var duration: UInt64
     public var idle: UInt64
+
+    package init(
+        ruleID: UInt32, rule: Rule, packets: UInt64, bytes: UInt64, duration: UInt64, idle: UInt64
+    ) {
+        self.ruleID = ruleID
+        self.rule = rule
+        self.packets = packets
+        self.bytes = bytes
+        self.duration = duration
+        self.idle = idle
+    }
 }
 
 /// An exact flow with its counters.

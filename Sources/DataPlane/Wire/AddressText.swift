@@ -3,6 +3,8 @@ import Glibc
 extension IPAddress: CustomStringConvertible {
     /// Dotted IPv4, or IPv6 as in RFC 4291 section 2.2; nil when the text is anything else.
     public init?(_ text: String) {
+        // What stands behind a NUL is not seen by the C library.
+        guard !text.utf8.contains(0) else { return nil }
         var v4 = in_addr()
         if inet_pton(AF_INET, text, &v4) == 1 {
             self.init(v4: UInt32(bigEndian: v4.s_addr))
@@ -33,7 +35,8 @@ extension IPAddress: CustomStringConvertible {
         guard inet_ntop(AF_INET6, &address, &buffer, socklen_t(buffer.count)) != nil else {
             return "?"
         }
-        return String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        return String(
+            decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
     }
 }
 
@@ -55,7 +58,9 @@ public struct IPPrefix: Hashable, Sendable, CustomStringConvertible {
         let maximum = address.isIPv4 ? 32 : 128
         var length = maximum
         if parts.count == 2 {
-            guard let given = Int(parts[1]), (0...maximum).contains(given) else { return nil }
+            guard parts[1].first?.isNumber == true, let given = Int(parts[1]),
+                (0...maximum).contains(given)
+            else { return nil }
             length = given
         }
         self.init(address: address, length: length)

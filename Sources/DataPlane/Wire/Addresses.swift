@@ -15,8 +15,9 @@ public struct MACAddress: Hashable, Sendable {
         var value: UInt64 = 0
         var octets = 0
         for part in text.split(separator: ":", omittingEmptySubsequences: false) {
-            guard (1...2).contains(part.utf8.count), let octet = UInt8(part, radix: 16),
-                part.first != "+"
+            // Swift takes a sign in front of the digits.
+            guard (1...2).contains(part.utf8.count), part.first?.isHexDigit == true,
+                let octet = UInt8(part, radix: 16)
             else { return nil }
             value = value << 8 | UInt64(octet)
             octets += 1

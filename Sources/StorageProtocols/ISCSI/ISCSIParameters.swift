@@ -39,7 +39,7 @@ public struct ISCSIParameters: Equatable, Sendable {
     static func rule(_ key: String) -> Rule? { rules.first { $0.key == key }?.rule }
 
     /// Text of a parameter's value.
-    func text(_ key: String) -> String? {
+    package func text(_ key: String) -> String? {
         guard let rule = Self.rule(key) else { return nil }
         switch rule {
         case .minimum(let path, _), .maximum(let path, _): return String(self[keyPath: path])
@@ -48,7 +48,7 @@ public struct ISCSIParameters: Equatable, Sendable {
     }
 
     /// Result of an offer against our own value; nil when the offer is not valid for the key.
-    func result(_ key: String, offer: String) -> String? {
+    package func result(_ key: String, offer: String) -> String? {
         guard let rule = Self.rule(key) else { return nil }
         switch rule {
         case .minimum(let path, let range):
@@ -67,7 +67,7 @@ public struct ISCSIParameters: Equatable, Sendable {
     }
 
     /// Takes over an agreed value; false when it is not valid.
-    mutating func set(_ key: String, _ value: String) -> Bool {
+    package mutating func set(_ key: String, _ value: String) -> Bool {
         guard let rule = Self.rule(key) else { return false }
         switch rule {
         case .minimum(let path, let range), .maximum(let path, let range):

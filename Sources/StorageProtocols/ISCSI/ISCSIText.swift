@@ -3,6 +3,8 @@ public struct ISCSIText: Equatable, Sendable {
     public var pairs: [(key: String, value: String)] = []
     /// Octets of one login or text exchange that are accepted.
     public static let maximumLength = 65_536
+    /// Keys of one login or text exchange that are accepted: RFC 7143 knows less than 40.
+    public static let maximumPairs = 512
 
     public init() {}
     public init(_ pairs: [(String, String)]) { self.pairs = pairs.map { (key: $0.0, value: $0.1) } }
@@ -13,6 +15,9 @@ public struct ISCSIText: Equatable, Sendable {
     public init(_ bytes: [UInt8]) throws(ISCSIError) {
         guard bytes.count <= Self.maximumLength else { throw .malformedText("too long") }
         for part in bytes.split(separator: 0) {
+            guard pairs.count < Self.maximumPairs else {
+                throw .malformedText("more than \(Self.maximumPairs) keys")
+            }
             guard let equals = part.firstIndex(of: UInt8(ascii: "=")) else {
                 throw .malformedText("no '=' in \"\(String(decoding: part.prefix(64), as: UTF8.self))\"")
             }
@@ -47,7 +52,9 @@ public struct ISCSIText: Equatable, Sendable {
     /// A numerical value, decimal or hexadecimal with 0x; nil when it is neither.
     public static func number(_ value: String) -> UInt64? {
         if value.hasPrefix("0x") || value.hasPrefix("0X") {
-            return UInt64(value.dropFirst(2), radix: 16)
+            // Swift takes a sign where iSCSI has none.
+            let digits = value.dropFirst(2)
+            return digits.first?.isHexDigit == true ? UInt64(digits, radix: 16) : nil
         }
         return value.first?.isNumber == true ? UInt64(value) : nil
     }
@@ -56,6 +63,7 @@ public struct ISCSIText: Equatable, Sendable {
     public static func binary(_ value: String) -> [UInt8]? {
         let digits = value.dropFirst(2)
         if value.hasPrefix("0x") || value.hasPrefix("0X") {
+            guard digits.allSatisfy(\.isHexDigit) else { return nil }
             var text = Array(digits.utf8)
             if text.count % 2 == 1 { text.insert(UInt8(ascii: "0"), at: 0) }
             var bytes: [UInt8] = []

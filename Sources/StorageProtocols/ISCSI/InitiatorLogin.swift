@@ -69,6 +69,8 @@ public struct ISCSIInitiatorLogin {
     private var exchanges = 0
     private var challenge: [UInt8] = []
     private var challengeIdentifier: UInt8 = 0
+    /// The server answered our challenge.
+    private var isProved = false
     private var collected: [UInt8] = []
     private static let tag: UInt32 = 0x4453_5200
 
@@ -188,13 +190,15 @@ public struct ISCSIInitiatorLogin {
     }
 
     private mutating func enterOperational(_ answer: ISCSIPDU, _ text: ISCSIText) -> [Action] {
-        if let mutual = request.mutual {
+        // A server may answer first and change the stage in a later PDU.
+        if let mutual = request.mutual, !isProved {
             let expected = CHAP.response(
                 identifier: challengeIdentifier, secret: mutual.secret, challenge: challenge)
             guard text["CHAP_N"] == mutual.user,
                 let given = text["CHAP_R"].flatMap(ISCSIText.binary),
                 CHAP.areEqual(expected, given)
             else { return fail(0xffff, "server failed mutual CHAP") }
+            isProved = true
         }
         guard answer.flags & 0x80 != 0 else {
             return [.send(pdu(ISCSIText(), stage: 0, transit: true))]

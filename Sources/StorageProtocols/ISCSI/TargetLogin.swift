@@ -55,6 +55,7 @@ public struct ISCSILoginResult: Equatable, Sendable {
     public var expectedCommand: UInt32 = 0
     public var nextStatus: UInt32 = 0
     public var commandWindow: UInt32 = 32
+    package init() {}
 }
 
 /// The target side of a login (RFC 7143 section 6): PDUs in, PDUs and a verdict out.
@@ -90,7 +91,7 @@ public struct ISCSITargetLogin {
     private var hasDeclared = false
     private var stage: UInt8 = 0
     /// PDUs of one login: more is an attack or a loop.
-    static let exchangeMaximum = 32
+    package static let exchangeMaximum = 32
 
     /// `tsih`: the session handle to give, not 0. `random` returns that many random octets.
     public init(
@@ -127,6 +128,10 @@ public struct ISCSITargetLogin {
             return fail(pdu, .initiatorError, "stage \(current) after \(stage)")
         }
         stage = current
+        // RFC 7143 section 11.12.2: text that goes on (C) does not ask for the next stage (T).
+        guard pdu.flags & 0xc0 != 0xc0 else {
+            return fail(pdu, .initiatorError, "text that goes on asks for the next stage")
+        }
         collected += pdu.data
         guard collected.count <= ISCSIText.maximumLength else {
             return fail(pdu, .outOfResources, "text too long")
@@ -282,6 +287,10 @@ public struct ISCSITargetLogin {
             if let failure = negotiate(pdu, key, value, &answer) { return failure }
         }
         declare(&answer)
+        // An initiator takes 8192 octets until the login is over (RFC 7143 section 13.12).
+        guard answer.encoded().count <= 8_192 else {
+            return fail(pdu, .outOfResources, "\(text.pairs.count) keys")
+        }
         let wantsTransit = pdu.flags & 0x80 != 0
         guard wantsTransit else { return [.send(response(to: pdu, text: answer, flags: 1 << 2))] }
         guard pdu.flags & 3 == 3 else {
