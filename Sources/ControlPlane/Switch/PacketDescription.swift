@@ -93,6 +93,9 @@ public enum PacketDescription {
             ]
             segment += octets(0, 22)
             checksum = 2
+        case 132:
+            // SCTP (RFC 9260 section 3.1); its CRC32c is left 0.
+            return ports + octets(0, 8)
         default: return octets(0, 8)
         }
         if fields.fragment == 1 { segment += [UInt8](repeating: 0, count: -segment.count & 7) }
