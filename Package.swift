@@ -85,9 +85,14 @@ let package = Package(
             name: "StorageProtocolTests", dependencies: ["StorageProtocols", "TestSupport"],
             swiftSettings: settings),
         .testTarget(
-            name: "ControlPlaneTests", dependencies: ["ControlPlane", "TestSupport"],
-            swiftSettings: settings),
+            name: "ControlPlaneTests",
+            dependencies: [
+                "ControlPlane", "DataPlane", "TestSupport",
+                .product(name: "Logging", package: "swift-log"),
+            ],
+            resources: [.copy("Captures")], swiftSettings: settings),
         .testTarget(
-            name: "SystemTests", dependencies: ["TestSupport"], swiftSettings: settings),
+            name: "SystemTests", dependencies: ["ControlPlane", "DataPlane", "TestSupport"],
+            swiftSettings: settings),
     ]
 )

@@ -13,6 +13,9 @@ public struct ControlClient: Sendable {
         public var model: ErrorModel
     }
 
+    /// Where a daemon listens that is told nothing else.
+    public static let defaultPath = "/run/dsr/dsrd.sock"
+
     public let path: String
     /// Seconds.
     public let timeout: Int

@@ -35,7 +35,7 @@ public struct Configuration: Sendable {
     public var rules: [String] = []
     public var limits = Limits()
     public var health = Health()
-    public var socketPath = "/run/dsr/dsrd.sock"
+    public var socketPath = ControlClient.defaultPath
     public var logLevel = "info"
 }
 

@@ -69,21 +69,7 @@ public enum RuleSyntax {
     public static func parseFile(
         _ text: String, ports: PortNames = PortNames([])
     ) throws(RuleSyntaxError) -> [Rule] {
-        var rules: [Rule] = []
-        for (index, line) in text.split(separator: "\n", omittingEmptySubsequences: false)
-            .enumerated()
-        {
-            let content = line.prefix { $0 != "#" }
-            guard content.contains(where: { !$0.isWhitespace }) else { continue }
-            do {
-                rules.append(try parse(String(content), ports: ports))
-            } catch {
-                var error = error
-                error.line = index + 1
-                throw error
-            }
-        }
-        return rules
+        try RuleFile.parse(text, ports: ports).map(\.rule)
     }
 
     /// Splits at commas and white space that are not inside brackets.

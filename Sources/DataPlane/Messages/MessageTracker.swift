@@ -1,10 +1,11 @@
 /// Change of a checksum by edits of payload octets: sum of ~old + new over native 16-bit words.
-struct PayloadDelta {
-    var sum: UInt64 = 0
+package struct PayloadDelta {
+    package var sum: UInt64 = 0
+    package init() {}
 
     /// `parity`: 0 when the octet is the first of its 16-bit word, counted from the TCP header.
     @inline(__always)
-    mutating func replace(_ old: UInt8, with new: UInt8, parity: Int) {
+    package mutating func replace(_ old: UInt8, with new: UInt8, parity: Int) {
         let shift = UInt16(parity & 1) &* 8
         let before = UInt16(littleEndian: UInt16(old) << shift)
         let after = UInt16(littleEndian: UInt16(new) << shift)
@@ -17,8 +18,8 @@ struct PayloadDelta {
 /// because a gap, or the end of a packet, hides a header.
 ///
 /// Sequence numbers are in the sender's space. Allocates nothing after `init`; bounded; takes any input.
-struct MessageTracker: ~Copyable {
-    enum Verdict: Equatable {
+package struct MessageTracker: ~Copyable {
+    package enum Verdict: Equatable {
         /// All of the payload may go.
         case forward
         /// Only the first octets may go now: a header, or a held message, starts behind them.
@@ -28,9 +29,9 @@ struct MessageTracker: ~Copyable {
         case malformed
     }
 
-    static let editMaximum = 4
-    static let termMaximum = 4
-    static let headerMaximum = 64
+    package static let editMaximum = 4
+    package static let termMaximum = 4
+    package static let headerMaximum = 64
 
     /// A header that was passed and may still be retransmitted.
     private struct Passed {
@@ -57,12 +58,12 @@ struct MessageTracker: ~Copyable {
     private var passedTail = 0
 
     /// Where the next message header starts.
-    private(set) var nextHeader: SequenceNumber
+    package private(set) var nextHeader: SequenceNumber
     /// A message of a held kind starts at `nextHeader`.
-    private(set) var isKindHeld = false
-    private(set) var messages: UInt64 = 0
+    package private(set) var isKindHeld = false
+    package private(set) var messages: UInt64 = 0
 
-    init(
+    package init(
         _ format: MessageFormat, edits wanted: [MessageEdit], holdKinds: UInt64,
         nextHeader: SequenceNumber, ringCapacity: Int = 4_096
     ) {
@@ -92,7 +93,7 @@ struct MessageTracker: ~Copyable {
     }
 
     /// Whether a format and its edits fit the limits: fields inside the header, widths 1, 2, 4 or 8.
-    static func accepts(_ messages: SpliceMessages) -> Bool {
+    package static func accepts(_ messages: SpliceMessages) -> Bool {
         let format = messages.format
         let length = Int(format.headerLength)
         func fits(_ field: MessageFormat.Field) -> Bool {
@@ -105,7 +106,7 @@ struct MessageTracker: ~Copyable {
             && (messages.clientEdits + messages.serverEdits).allSatisfy { fits($0.field) }
     }
 
-    static func make(
+    package static func make(
         _ format: MessageFormat, edits: [MessageEdit], holdKinds: UInt64,
         nextHeader: SequenceNumber
     ) -> UnsafeMutablePointer<MessageTracker>? {
@@ -118,7 +119,7 @@ struct MessageTracker: ~Copyable {
     // MARK: One payload
 
     /// Looks at a payload that starts at `sequence` and edits it in place.
-    mutating func inspect(
+    package mutating func inspect(
         payload: UnsafeMutableRawPointer, length: Int, sequence: SequenceNumber,
         delta: inout PayloadDelta
     ) -> Verdict {
@@ -266,7 +267,7 @@ struct MessageTracker: ~Copyable {
     }
 
     /// The receiver has everything below `position`: headers there are not sent again.
-    mutating func acknowledged(_ position: SequenceNumber) {
+    package mutating func acknowledged(_ position: SequenceNumber) {
         while passedHead != passedTail {
             let end =
                 passed[passedHead & passedMask].position
@@ -279,7 +280,7 @@ struct MessageTracker: ~Copyable {
     // MARK: Fields
 
     @inline(__always)
-    static func load(_ header: UnsafeMutableRawPointer, _ field: MessageFormat.Field) -> UInt64 {
+    package static func load(_ header: UnsafeMutableRawPointer, _ field: MessageFormat.Field) -> UInt64 {
         let offset = Int(field.offset)
         let value: UInt64 =
             switch field.width {

@@ -9,11 +9,11 @@ struct FlowActions {
 
 extension Pipeline {
     /// Runs an action list (ovs-actions(7)): in order; an output sends the packet as it is then, and later
-    /// changes do not alter it.
+    /// changes do not alter it. `keepsAddresses`: the packet has its IP addresses already.
     mutating func execute(
         _ actions: UnsafeMutableBufferPointer<Action>, _ original: Frame,
         _ headers: inout PacketHeaders, ingress: PortNumber, domain: DomainID,
-        origin: FlowKey.Origin, now: UInt64
+        origin: FlowKey.Origin, keepsAddresses: Bool = false, now: UInt64
     ) {
         var frame = original
         // The frame's memory is in a transmit queue: it must be copied before it is changed.
@@ -21,6 +21,7 @@ extension Pipeline {
         var hasActed = false
         for action in actions {
             if let trace { trace.note("action: \(action)") }
+            if keepsAddresses, action.changesAddress { continue }
             if isQueued, action.changesPacket {
                 frame = output.copy(frame, now: now)
                 isQueued = false
@@ -59,6 +60,8 @@ extension Pipeline {
                         .timeExceeded, about: frame, headers, ingress: ingress, domain: domain,
                         now: now)
                 }
+            case .pushVLAN where headers.vlanCount >= PacketRewriter.tagMaximum:
+                return output.count(.actionLimit)
             default: change(action, &frame, &headers)
             }
             hasActed = true
@@ -206,6 +209,17 @@ extension Action {
         switch self {
         case .output, .mirror, .inPort, .flood, .all, .normal, .cpu, .drop: false
         default: true
+        }
+    }
+}
+
+extension Action {
+    /// Whether the action alters an IP address.
+    @inline(__always)
+    var changesAddress: Bool {
+        switch self {
+        case .setSourceAddress, .setDestinationAddress: true
+        default: false
         }
     }
 }

@@ -118,8 +118,10 @@ extension Pipeline {
         var destinationPort = embedded.destinationPort
         for action in actions {
             switch action {
-            case .setSourceAddress(let address): destination = address
-            case .setDestinationAddress(let address): source = address
+            case .setSourceAddress(let address) where address.isIPv4 == destination.isIPv4:
+                destination = address
+            case .setDestinationAddress(let address) where address.isIPv4 == source.isIPv4:
+                source = address
             case .setSourcePort(let port): destinationPort = port
             case .setDestinationPort(let port): sourcePort = port
             default: break
@@ -135,29 +137,9 @@ extension Pipeline {
         guard PacketHeaders.parse(frame, into: &changed) == nil else {
             return output.count(.malformedICMP)
         }
-        // The rest of the list: MAC addresses, output.
+        // The rest of the list: MAC addresses, tags, output.
         execute(
-            actions, frame, &changed, keepsAddresses: true, ingress: ingress, domain: domain,
-            origin: origin, now: now)
-    }
-
-    private mutating func execute(
-        _ actions: UnsafeMutableBufferPointer<Action>, _ frame: Frame,
-        _ headers: inout PacketHeaders, keepsAddresses: Bool, ingress: PortNumber,
-        domain: DomainID, origin: FlowKey.Origin, now: UInt64
-    ) {
-        for action in actions {
-            switch action {
-            case .setSourceMAC(let mac): PacketRewriter.setSourceMAC(mac, frame, &headers)
-            case .setDestinationMAC(let mac):
-                PacketRewriter.setDestinationMAC(mac, frame, &headers)
-            case .output(let port):
-                send(frame, headers, to: port, ingress: ingress, domain: domain, now: now)
-            case .inPort:
-                send(frame, headers, to: ingress, ingress: ingress, domain: domain, now: now)
-            case .normal: normal(frame, headers, ingress: ingress, domain: domain, now: now)
-            default: break
-            }
-        }
+            actions, frame, &changed, ingress: ingress, domain: domain, origin: origin,
+            keepsAddresses: true, now: now)
     }
 }

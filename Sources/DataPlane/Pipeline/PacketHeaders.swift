@@ -22,6 +22,9 @@ public struct PacketHeaders {
     /// IP addresses (ARP: sender and target protocol address).
     public var source = IPAddress(high: 0, low: 0)
     public var destination = IPAddress(high: 0, low: 0)
+    /// ARP: sender and target hardware address.
+    public var arpSourceMAC = MACAddress.zero
+    public var arpTargetMAC = MACAddress.zero
     /// 0 none, 1 first fragment, 3 later fragment.
     public var fragment: UInt8 = 0
     /// Offset of this fragment's payload in the datagram, octets.

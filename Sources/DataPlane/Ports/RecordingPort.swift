@@ -32,14 +32,15 @@ public final class RecordingPort: Port, @unchecked Sendable {
 
     /// Starts to write to `path`; ends by itself after `limit` packets (0: none). From any thread.
     public func start(path: String, limit: UInt64, filter: String? = nil) throws(PortError) {
-        let writer = try CaptureWriter(path: path, filter: filter)
-        let isBusy = state.withLock { state in
-            guard state.recording?.isRunning != true else { return true }
-            state.writer = writer
+        let name = name
+        // Under the lock: a second start must not truncate the file of the first.
+        try state.withLock { state throws(PortError) in
+            guard state.recording?.isRunning != true else {
+                throw PortError(port: name, message: "is being recorded already")
+            }
+            state.writer = try CaptureWriter(path: path, filter: filter)
             state.recording = Recording(path: path, limit: limit)
-            return false
         }
-        if isBusy { throw PortError(port: name, message: "is being recorded already") }
         isRecording.store(true, ordering: .releasing)
     }
 

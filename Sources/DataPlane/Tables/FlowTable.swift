@@ -2,7 +2,7 @@ import CLinux
 import Glibc
 
 /// What an exact flow does: hands the packet to a splice, or runs an action list.
-enum FlowTarget: Equatable {
+package enum FlowTarget: Equatable {
     case splice(SpliceID, SpliceSide)
     /// Index into the pipeline's action lists.
     case actions(UInt32)
@@ -10,7 +10,7 @@ enum FlowTarget: Equatable {
 
 /// Exact flows: open addressing in raw memory, one cache line for each slot (key, target, counters), at
 /// most half full, so that a look-up is one probe whatever the number of flows.
-struct FlowTable: ~Copyable {
+package struct FlowTable: ~Copyable {
     struct Slot {
         var key: FlowKey
         /// 0: empty. Else target + 1: bit 31 splice, bit 0 of the rest the side.
@@ -21,8 +21,8 @@ struct FlowTable: ~Copyable {
         var bytes: UInt64
     }
 
-    let capacity: Int
-    private(set) var count = 0
+    package let capacity: Int
+    package private(set) var count = 0
     private let mask: Int
     private let slots: UnsafeMutablePointer<Slot>
     private let memory: UnsafeMutableRawPointer
@@ -31,7 +31,7 @@ struct FlowTable: ~Copyable {
 
     /// `capacity` flows at most. Memory is touched only as flows come. `seed` makes collisions
     /// impossible to choose from outside.
-    init(capacity: Int, seed: (UInt64, UInt64) = (0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93)) {
+    package init(capacity: Int, seed: (UInt64, UInt64) = (0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93)) {
         self.capacity = max(1, capacity)
         self.seed = (seed.0 | 1, seed.1 | 1)
         var slotCount = 64
@@ -54,7 +54,7 @@ struct FlowTable: ~Copyable {
     // MARK: Keys
 
     @inline(__always)
-    func hash(_ key: FlowKey) -> UInt64 {
+    package func hash(_ key: FlowKey) -> UInt64 {
         var value = mix(key.sourceLow ^ seed.0, key.destinationLow ^ seed.1)
         value = mix(value ^ key.ports, seed.0 ^ key.sourceHigh &* 0xff51_afd7_ed55_8ccd)
         return mix(value ^ key.destinationHigh, seed.1)
@@ -67,7 +67,7 @@ struct FlowTable: ~Copyable {
     }
 
     @inline(__always)
-    func prefetch(_ hash: UInt64) {
+    package func prefetch(_ hash: UInt64) {
         dsr_prefetch(slots + (Int(truncatingIfNeeded: hash) & mask))
     }
 
@@ -90,7 +90,7 @@ struct FlowTable: ~Copyable {
 
     /// Slot of a key, or -1.
     @inline(__always)
-    func find(_ key: FlowKey, hash: UInt64) -> Int {
+    package func find(_ key: FlowKey, hash: UInt64) -> Int {
         var index = Int(truncatingIfNeeded: hash) & mask
         while true {
             let slot = slots + index
@@ -100,13 +100,13 @@ struct FlowTable: ~Copyable {
         }
     }
 
-    func contains(_ key: FlowKey) -> Bool { find(key, hash: hash(key)) >= 0 }
+    package func contains(_ key: FlowKey) -> Bool { find(key, hash: hash(key)) >= 0 }
 
     @inline(__always)
-    func target(_ slot: Int) -> FlowTarget { Self.decode(slots[slot].target) }
+    package func target(_ slot: Int) -> FlowTarget { Self.decode(slots[slot].target) }
 
     @inline(__always)
-    func count(_ slot: Int, bytes: Int, now: UInt64) {
+    package func count(_ slot: Int, bytes: Int, now: UInt64) {
         slots[slot].packets &+= 1
         slots[slot].bytes &+= UInt64(truncatingIfNeeded: bytes)
         slots[slot].lastUsed = UInt32(truncatingIfNeeded: now / 1_000_000_000)
@@ -115,7 +115,7 @@ struct FlowTable: ~Copyable {
     // MARK: Change
 
     /// False when the table is full or the key is there already.
-    mutating func insert(_ key: FlowKey, _ target: FlowTarget, now: UInt64 = 0) -> Bool {
+    package mutating func insert(_ key: FlowKey, _ target: FlowTarget, now: UInt64 = 0) -> Bool {
         guard count < capacity else { return false }
         var index = Int(truncatingIfNeeded: hash(key)) & mask
         while slots[index].target != 0 {
@@ -130,7 +130,7 @@ struct FlowTable: ~Copyable {
     }
 
     /// False when the key is not there.
-    mutating func remove(_ key: FlowKey) -> Bool {
+    package mutating func remove(_ key: FlowKey) -> Bool {
         let found = find(key, hash: hash(key))
         guard found >= 0 else { return false }
         // Backward shift: no tombstones, so look-ups stay short however often flows come and go.
@@ -152,15 +152,15 @@ struct FlowTable: ~Copyable {
     // MARK: Reading
 
     /// Number of slots, for paging.
-    var slotCount: Int { mask + 1 }
+    package var slotCount: Int { mask + 1 }
 
-    func slot(_ index: Int) -> (key: FlowKey, target: FlowTarget, packets: UInt64, bytes: UInt64, lastUsed: UInt32)? {
+    package func slot(_ index: Int) -> (key: FlowKey, target: FlowTarget, packets: UInt64, bytes: UInt64, lastUsed: UInt32)? {
         guard index >= 0, index <= mask, slots[index].target != 0 else { return nil }
         let slot = slots[index]
         return (slot.key, Self.decode(slot.target), slot.packets, slot.bytes, slot.lastUsed)
     }
 
-    func counters(of key: FlowKey) -> (packets: UInt64, bytes: UInt64)? {
+    package func counters(of key: FlowKey) -> (packets: UInt64, bytes: UInt64)? {
         let found = find(key, hash: hash(key))
         return found < 0 ? nil : (slots[found].packets, slots[found].bytes)
     }

@@ -1,16 +1,28 @@
 /// What the first fragment of a datagram decided, so that later ones can follow it (they carry no ports), and
 /// later fragments that came too early. Bounded in entries, octets and time.
-struct FragmentTable: ~Copyable {
-    struct Key: Equatable {
-        var source: IPAddress
-        var destination: IPAddress
-        var identification: UInt32
-        var ipProtocol: UInt8
-        var domain: DomainID
-        var origin: UInt8
+package struct FragmentTable: ~Copyable {
+    package struct Key: Equatable {
+        package var source: IPAddress
+        package var destination: IPAddress
+        package var identification: UInt32
+        package var ipProtocol: UInt8
+        package var domain: DomainID
+        package var origin: UInt8
+
+        package init(
+            source: IPAddress, destination: IPAddress, identification: UInt32, ipProtocol: UInt8,
+            domain: DomainID, origin: UInt8
+        ) {
+            self.source = source
+            self.destination = destination
+            self.identification = identification
+            self.ipProtocol = ipProtocol
+            self.domain = domain
+            self.origin = origin
+        }
     }
 
-    enum Decision: Equatable {
+    package enum Decision: Equatable {
         /// The first fragment has not come yet.
         case unknown
         /// No exact flow: rules decide for each fragment.
@@ -29,13 +41,13 @@ struct FragmentTable: ~Copyable {
     private let capacity: Int
     private let entries: UnsafeMutablePointer<Entry>
     private var pool: HeldFramePool
-    private(set) var count = 0
+    package private(set) var count = 0
     /// RFC 791 recommends 15 s; the datagram is lost anyway long before.
     private static let lifetime: UInt64 = 2_000_000_000
     private static let waitingMaximum: UInt32 = 64
     private static let probes = 8
 
-    init(capacity: Int, octets: Int) {
+    package init(capacity: Int, octets: Int) {
         var size = 16
         while size < capacity { size *= 2 }
         self.capacity = size
@@ -60,7 +72,7 @@ struct FragmentTable: ~Copyable {
     }
 
     /// Index of the datagram's entry, made when there is none; -1 when its places are all taken.
-    mutating func entry(for key: Key, now: UInt64) -> Int {
+    package mutating func entry(for key: Key, now: UInt64) -> Int {
         let start = home(key)
         var free = -1
         for step in 0..<Self.probes {
@@ -78,30 +90,30 @@ struct FragmentTable: ~Copyable {
         return free
     }
 
-    func decision(_ index: Int) -> Decision { entries[index].decision }
+    package func decision(_ index: Int) -> Decision { entries[index].decision }
 
-    mutating func decide(_ index: Int, _ decision: Decision, now: UInt64) {
+    package mutating func decide(_ index: Int, _ decision: Decision, now: UInt64) {
         entries[index].decision = decision
         entries[index].deadline = now &+ Self.lifetime
     }
 
     /// Keeps a copy of a fragment that came before its first one. False when there is no room.
-    mutating func wait(_ index: Int, _ frame: Frame, ingress: PortNumber) -> Bool {
+    package mutating func wait(_ index: Int, _ frame: Frame, ingress: PortNumber) -> Bool {
         guard entries[index].waiting.count < Self.waitingMaximum else { return false }
         return pool.append(frame, ingress: ingress, to: &entries[index].waiting)
     }
 
     /// Oldest fragment that waits for this datagram's first one.
-    func firstWaiting(_ index: Int) -> (frame: Frame, ingress: PortNumber)? {
+    package func firstWaiting(_ index: Int) -> (frame: Frame, ingress: PortNumber)? {
         pool.first(of: entries[index].waiting).map { ($0.frame, $0.ingress) }
     }
 
-    mutating func removeFirstWaiting(_ index: Int) {
+    package mutating func removeFirstWaiting(_ index: Int) {
         pool.removeFirst(of: &entries[index].waiting)
     }
 
     /// Frees what is over time; returns how many fragments were dropped with it.
-    mutating func expire(now: UInt64) -> Int {
+    package mutating func expire(now: UInt64) -> Int {
         guard count > 0 else { return 0 }
         var dropped = 0
         for index in 0..<capacity

@@ -1,21 +1,21 @@
 /// Learned MAC addresses of one L2 domain: open addressing, bounded, aged (IEEE 802.1Q clause 8.8).
-struct MACTable: ~Copyable {
-    struct Entry {
+package struct MACTable: ~Copyable {
+    package struct Entry {
         /// VLAN id(12) << 48 | MAC; bit 63 marks a used slot.
         var key: UInt64
         var lastSeen: UInt64
         var port: PortNumber
     }
 
-    let capacity: Int
-    private(set) var count = 0
+    package let capacity: Int
+    package private(set) var count = 0
     /// Addresses that found no room.
-    private(set) var notLearned: UInt64 = 0
+    package private(set) var notLearned: UInt64 = 0
     private let mask: Int
     private let slots: UnsafeMutablePointer<Entry>
     private static let used: UInt64 = 1 << 63
 
-    init(capacity: Int) {
+    package init(capacity: Int) {
         self.capacity = max(8, capacity)
         var slotCount = 16
         while slotCount < self.capacity * 2 { slotCount *= 2 }
@@ -49,7 +49,7 @@ struct MACTable: ~Copyable {
 
     /// Notes where an address was seen.
     @inline(__always)
-    mutating func learn(_ mac: MACAddress, vlan: UInt16, port: PortNumber, now: UInt64) {
+    package mutating func learn(_ mac: MACAddress, vlan: UInt16, port: PortNumber, now: UInt64) {
         let key = Self.key(mac, vlan)
         var index = home(key)
         while slots[index].key != 0 {
@@ -70,7 +70,7 @@ struct MACTable: ~Copyable {
 
     /// Port where an address was last seen, or 0.
     @inline(__always)
-    func port(of mac: MACAddress, vlan: UInt16) -> PortNumber {
+    package func port(of mac: MACAddress, vlan: UInt16) -> PortNumber {
         let index = find(Self.key(mac, vlan))
         return index < 0 ? 0 : slots[index].port
     }
@@ -90,7 +90,7 @@ struct MACTable: ~Copyable {
     }
 
     /// Removes what was not seen for `age` ns, and everything behind `port` when one is given.
-    mutating func expire(age: UInt64, now: UInt64, port: PortNumber? = nil) {
+    package mutating func expire(age: UInt64, now: UInt64, port: PortNumber? = nil) {
         var index = 0
         while index <= mask {
             let entry = slots[index]
@@ -103,12 +103,12 @@ struct MACTable: ~Copyable {
         }
     }
 
-    mutating func removeAll() {
+    package mutating func removeAll() {
         for index in 0...mask { slots[index].key = 0 }
         count = 0
     }
 
-    func entries(now: UInt64) -> [(mac: MACAddress, vlan: UInt16, port: PortNumber, age: UInt64)] {
+    package func entries(now: UInt64) -> [(mac: MACAddress, vlan: UInt16, port: PortNumber, age: UInt64)] {
         (0...mask).compactMap { index in
             let entry = slots[index]
             guard entry.key != 0 else { return nil }

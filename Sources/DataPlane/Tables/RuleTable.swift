@@ -2,7 +2,7 @@ extension PacketFields {
     /// The fields of a packet as rules see them. As in Open vSwitch's normal fragment mode, the transport
     /// ports of every fragment are 0 (ovs-fields(7), "IP Fragments").
     @inline(__always)
-    init(_ headers: PacketHeaders, inPort: PortNumber) {
+    package init(_ headers: PacketHeaders, inPort: PortNumber) {
         sourceMAC = headers.sourceMAC.rawValue
         destinationMAC = headers.destinationMAC.rawValue
         self.inPort = inPort
@@ -17,6 +17,8 @@ extension PacketFields {
         tos = headers.tos
         ttl = headers.ttl
         fragment = headers.fragment
+        arpSourceMAC = headers.arpSourceMAC.rawValue
+        arpTargetMAC = headers.arpTargetMAC.rawValue
         if headers.fragment == 0, headers.transportOffset >= 0 {
             transportSource = headers.sourcePort
             transportDestination = headers.destinationPort
@@ -25,10 +27,10 @@ extension PacketFields {
     }
 
     /// Ten words: the layout has no padding.
-    static let words = 10
+    package static let words = 10
 
     @inline(__always)
-    static func masked(_ value: PacketFields, _ mask: PacketFields) -> PacketFields {
+    package static func masked(_ value: PacketFields, _ mask: PacketFields) -> PacketFields {
         var result = value
         withUnsafeMutableBytes(of: &result) { bytes in
             withUnsafeBytes(of: mask) { maskBytes in
@@ -46,7 +48,7 @@ extension PacketFields {
     }
 
     @inline(__always)
-    static func hash(_ value: PacketFields) -> UInt64 {
+    package static func hash(_ value: PacketFields) -> UInt64 {
         withUnsafeBytes(of: value) { bytes in
             guard let from = bytes.baseAddress else { return 0 }
             var hash: UInt64 = 0x9e37_79b9_7f4a_7c15
@@ -60,7 +62,7 @@ extension PacketFields {
     }
 
     @inline(__always)
-    static func areEqual(_ left: PacketFields, _ right: PacketFields) -> Bool {
+    package static func areEqual(_ left: PacketFields, _ right: PacketFields) -> Bool {
         withUnsafeBytes(of: left) { leftBytes in
             withUnsafeBytes(of: right) { rightBytes in
                 guard let a = leftBytes.baseAddress, let b = rightBytes.baseAddress else {
@@ -86,7 +88,7 @@ extension Match {
     }
 
     /// With zeros wherever the mask is zero.
-    var canonical: Match {
+    package var canonical: Match {
         var result = self
         result.value = PacketFields.masked(value, mask)
         return result
@@ -96,17 +98,17 @@ extension Match {
 /// Masked rules with priorities, by tuple space search: rules with the same mask share a hash table, and the
 /// tables are searched from the highest priority down until none can win any more. Of two rules of the same
 /// priority that both match, the older one wins.
-struct RuleTable: ~Copyable {
+package struct RuleTable: ~Copyable {
     /// A rule in the table.
-    struct Entry {
-        let ruleID: UInt32
-        var rule: Rule
+    package struct Entry {
+        package let ruleID: UInt32
+        package var rule: Rule
         /// The rule's actions in memory of their own, for the packet path.
-        var actions: UnsafeMutableBufferPointer<Action>
-        var created: UInt64
-        var lastUsed: UInt64
-        var packets: UInt64 = 0
-        var bytes: UInt64 = 0
+        package var actions: UnsafeMutableBufferPointer<Action>
+        package var created: UInt64
+        package var lastUsed: UInt64
+        package var packets: UInt64 = 0
+        package var bytes: UInt64 = 0
     }
 
     private struct Group {
@@ -116,15 +118,15 @@ struct RuleTable: ~Copyable {
         var buckets: UnsafeMutableBufferPointer<UInt32>
     }
 
-    let capacity: Int
+    package let capacity: Int
     /// In order of age.
-    private(set) var entries: UnsafeMutablePointer<Entry>
-    private(set) var count = 0
+    package private(set) var entries: UnsafeMutablePointer<Entry>
+    package private(set) var count = 0
     private let groups: UnsafeMutablePointer<Group>
     private var groupCount = 0
     private var nextID: UInt32 = 1
 
-    init(capacity: Int) {
+    package init(capacity: Int) {
         self.capacity = max(1, capacity)
         entries = .allocate(capacity: self.capacity)
         groups = .allocate(capacity: self.capacity)
@@ -142,7 +144,7 @@ struct RuleTable: ~Copyable {
 
     /// Index of the entry with the highest priority that matches, or -1. Allocates nothing.
     @inline(__always)
-    func lookup(_ fields: PacketFields) -> Int {
+    package func lookup(_ fields: PacketFields) -> Int {
         var best = -1
         var bestPriority: UInt16 = 0
         for index in 0..<groupCount {
@@ -174,7 +176,7 @@ struct RuleTable: ~Copyable {
     }
 
     @inline(__always)
-    func count(_ index: Int, bytes: Int, now: UInt64) {
+    package func count(_ index: Int, bytes: Int, now: UInt64) {
         entries[index].packets &+= 1
         entries[index].bytes &+= UInt64(truncatingIfNeeded: bytes)
         entries[index].lastUsed = now
@@ -183,7 +185,7 @@ struct RuleTable: ~Copyable {
     // MARK: Change (control time: may allocate)
 
     /// Adds a rule or replaces the one with the same match and priority. The caller has checked capacity.
-    mutating func add(_ rule: Rule, now: UInt64) {
+    package mutating func add(_ rule: Rule, now: UInt64) {
         var rule = rule
         rule.match = rule.match.canonical
         let same = (0..<count).first {
@@ -234,7 +236,7 @@ struct RuleTable: ~Copyable {
     }
 
     /// Number of rules removed.
-    mutating func delete(_ selector: RuleSelector) -> Int {
+    package mutating func delete(_ selector: RuleSelector) -> Int {
         var removed = 0
         for index in stride(from: count - 1, through: 0, by: -1)
         where isSelected(entries[index], selector) {
@@ -245,7 +247,7 @@ struct RuleTable: ~Copyable {
     }
 
     /// Number of rules changed.
-    mutating func modify(_ selector: RuleSelector, actions: [Action]) -> Int {
+    package mutating func modify(_ selector: RuleSelector, actions: [Action]) -> Int {
         var changed = 0
         for index in 0..<count where isSelected(entries[index], selector) {
             entries[index].rule.actions = actions
@@ -257,7 +259,7 @@ struct RuleTable: ~Copyable {
     }
 
     /// Number of rules after the change. Rules that stay the same keep their counters.
-    mutating func replace(with rules: [Rule], now: UInt64) -> Int {
+    package mutating func replace(with rules: [Rule], now: UInt64) -> Int {
         var wanted: [Rule] = []
         for var rule in rules {
             rule.match = rule.match.canonical
@@ -277,7 +279,7 @@ struct RuleTable: ~Copyable {
     }
 
     /// Removes rules whose time is over; calls `expired` for each.
-    mutating func expire(now: UInt64, _ expired: (_ entry: Entry, _ isHard: Bool) -> Void) -> Bool {
+    package mutating func expire(now: UInt64, _ expired: (_ entry: Entry, _ isHard: Bool) -> Void) -> Bool {
         var isChanged = false
         for index in stride(from: count - 1, through: 0, by: -1) {
             let entry = entries[index]
@@ -293,14 +295,14 @@ struct RuleTable: ~Copyable {
         return isChanged
     }
 
-    var hasTimeouts: Bool {
+    package var hasTimeouts: Bool {
         (0..<count).contains {
             entries[$0].rule.idleTimeout != 0 || entries[$0].rule.hardTimeout != 0
         }
     }
 
     /// Builds the search structure anew; once after all changes of a batch.
-    mutating func rebuild() {
+    package mutating func rebuild() {
         for index in 0..<groupCount { groups[index].buckets.deallocate() }
         groupCount = 0
         var members: [PacketFields: [Int]] = [:]

@@ -25,7 +25,9 @@ enum ICMPError {
             return headers.destination.v4 >> 28 != 14 && headers.destination.v4 != .max
                 && headers.source.v4 != 0 && headers.source.v4 >> 28 != 14
         }
+        // RFC 4443 section 2.4 (e.6): nor to the unspecified address.
         return headers.destination.high >> 56 != 0xff && headers.source.high >> 56 != 0xff
+            && (headers.source.high | headers.source.low) != 0
     }
 
     /// Builds the error about `original` in `buffer`, from `source` to the sender. 576 octets of IPv4,

@@ -6,7 +6,7 @@ extension PacketHeaders {
     /// Unknown EtherTypes and protocols are not bad. Transport checksums are not verified (a switch does
     /// not); the IPv4 header checksum is.
     @inline(__always)
-    static func parse(_ frame: Frame, into headers: inout PacketHeaders) -> DropReason? {
+    package static func parse(_ frame: Frame, into headers: inout PacketHeaders) -> DropReason? {
         headers = PacketHeaders()
         let start = UnsafeRawPointer(frame.start)
         guard frame.length >= 14 else { return .frameTooShort }
@@ -50,6 +50,8 @@ extension PacketHeaders {
         ipProtocol = UInt8(truncatingIfNeeded: min(255, packet.load16(6)))
         source = IPAddress(v4: packet.load32(14))
         destination = IPAddress(v4: packet.load32(24))
+        arpSourceMAC = UnsafeMutableRawPointer(mutating: packet).loadMAC(8)
+        arpTargetMAC = UnsafeMutableRawPointer(mutating: packet).loadMAC(18)
         networkEnd = Int32(offset + 28)
         return nil
     }

@@ -2,11 +2,11 @@ import Glibc
 
 /// Changes of single fields. Each brings frame, parsed headers and checksums along in one operation, so that
 /// none can be forgotten.
-enum PacketRewriter {
+package enum PacketRewriter {
     // MARK: Ethernet
 
     @inline(__always)
-    static func setSourceMAC(
+    package static func setSourceMAC(
         _ mac: MACAddress, _ frame: Frame, _ headers: inout PacketHeaders
     ) {
         frame.start.storeMAC(mac, 6)
@@ -14,7 +14,7 @@ enum PacketRewriter {
     }
 
     @inline(__always)
-    static func setDestinationMAC(
+    package static func setDestinationMAC(
         _ mac: MACAddress, _ frame: Frame, _ headers: inout PacketHeaders
     ) {
         frame.start.storeMAC(mac, 0)
@@ -38,7 +38,7 @@ enum PacketRewriter {
 
     /// Brings the transport checksum along. `pseudo`: changes of the addresses; `other`: of the rest.
     @inline(__always)
-    static func updateTransportChecksum(
+    package static func updateTransportChecksum(
         _ frame: Frame, _ headers: PacketHeaders, pseudo: ChecksumDelta, other: ChecksumDelta
     ) {
         guard let offset = checksumOffset(headers) else { return }
@@ -66,7 +66,7 @@ enum PacketRewriter {
     // MARK: IP
 
     @inline(__always)
-    static func setAddresses(
+    package static func setAddresses(
         source: IPAddress?, destination: IPAddress?, _ frame: Frame,
         _ headers: inout PacketHeaders
     ) {
@@ -90,7 +90,7 @@ enum PacketRewriter {
 
     /// TCP, UDP and SCTP ports; nothing for other protocols.
     @inline(__always)
-    static func setPorts(
+    package static func setPorts(
         source: UInt16?, destination: UInt16?, _ frame: Frame, _ headers: inout PacketHeaders
     ) {
         guard headers.transportOffset >= 0,
@@ -111,7 +111,7 @@ enum PacketRewriter {
     }
 
     /// The six DSCP bits of `tos`; ECN stays (RFC 2474 section 3, RFC 3168 section 5).
-    static func setTOS(_ tos: UInt8, _ frame: Frame, _ headers: inout PacketHeaders) {
+    package static func setTOS(_ tos: UInt8, _ frame: Frame, _ headers: inout PacketHeaders) {
         guard headers.ipVersion != 0 else { return }
         let network = frame.start + Int(headers.networkOffset)
         headers.tos = tos & 0xfc | headers.tos & 3
@@ -123,7 +123,7 @@ enum PacketRewriter {
         }
     }
 
-    static func setTTL(_ ttl: UInt8, _ frame: Frame, _ headers: inout PacketHeaders) {
+    package static func setTTL(_ ttl: UInt8, _ frame: Frame, _ headers: inout PacketHeaders) {
         guard headers.ipVersion != 0 else { return }
         headers.ttl = ttl
         let network = frame.start + Int(headers.networkOffset)
@@ -132,7 +132,7 @@ enum PacketRewriter {
     }
 
     /// False when the packet must not be forwarded: TTL would reach 0 (RFC 1812 section 5.3.1).
-    static func decrementTTL(_ frame: Frame, _ headers: inout PacketHeaders) -> Bool {
+    package static func decrementTTL(_ frame: Frame, _ headers: inout PacketHeaders) -> Bool {
         guard headers.ipVersion != 0 else { return true }
         guard headers.ttl > 1 else { return false }
         setTTL(headers.ttl - 1, frame, &headers)
@@ -141,7 +141,10 @@ enum PacketRewriter {
 
     // MARK: VLAN (IEEE 802.1Q clause 9.6)
 
-    static func pushVLAN(
+    /// Most tags of a frame that gets another one: so many octets of headroom every owner provides.
+    package static let tagMaximum: UInt8 = 4
+
+    package static func pushVLAN(
         _ type: UInt16, tci: UInt16, _ frame: inout Frame, _ headers: inout PacketHeaders
     ) {
         frame.restoreVLAN(UInt32(type) << 16 | UInt32(tci & 0xefff))
@@ -150,7 +153,7 @@ enum PacketRewriter {
         headers.vlanCount += 1
     }
 
-    static func popVLAN(_ frame: inout Frame, _ headers: inout PacketHeaders) {
+    package static func popVLAN(_ frame: inout Frame, _ headers: inout PacketHeaders) {
         guard headers.vlanCount > 0 else { return }
         var offload = frame.offload
         if offload.isChecksumPartial { offload.checksumStart &-= 4 }
@@ -165,7 +168,7 @@ enum PacketRewriter {
     }
 
     /// Changes bits of the outer tag; a frame without one gets one.
-    static func setVLAN(
+    package static func setVLAN(
         _ tci: UInt16, mask: UInt16, _ frame: inout Frame, _ headers: inout PacketHeaders
     ) {
         if headers.vlanCount == 0 {
