@@ -1,0 +1,46 @@
+# The commands of the project. Each installs what it needs from Debian first and says what it does.
+SWIFT ?= swift
+BIN = $(shell $(SWIFT) build -c release --show-bin-path)
+FUZZ_SECONDS ?= 60
+
+.PHONY: build demo test bench lookup-bench conformance fuzz format lint clean packages
+
+packages:
+	@scripts/install-packages.sh build lab
+
+build: packages
+	$(SWIFT) build -c release
+
+# A client, the redirector and three iSCSI servers in network namespaces, and what they do.
+demo: build
+	@scripts/demo.sh "$(BIN)"
+
+# All tests, those with namespaces and real clients and servers included (root).
+test: packages
+	$(SWIFT) build -c release --build-tests
+	$(SWIFT) test -c release --skip-build --no-parallel
+
+# Against a bare cable, nftables and HAProxy, in one run; then look-ups in memory.
+bench: packages
+	@scripts/install-packages.sh bench
+	@Benchmarks/run.sh
+	@$(SWIFT) run --package-path Benchmarks -c release lookup
+
+lookup-bench: packages
+	@$(SWIFT) run --package-path Benchmarks -c release lookup
+
+# libiscsi's tests directly against the server and through the redirector: the list of differences.
+conformance: build
+	@tools/conformance.sh
+
+fuzz: packages
+	$(SWIFT) run --package-path Fuzz -c release fuzz --seconds $(FUZZ_SECONDS)
+
+format:
+	$(SWIFT) format -i -r Package.swift Sources Tests Benchmarks/Sources
+
+lint:
+	$(SWIFT) format lint --strict -r Package.swift Sources Tests Benchmarks/Sources
+
+clean:
+	rm -rf .build .build-* Benchmarks/.build Fuzz/.build
