@@ -7,18 +7,18 @@ cd "$(dirname "$0")/.."
 bin=$1
 [ "$(id -u)" = 0 ] || { echo "The demonstration needs root: it makes network namespaces." >&2; exit 1; }
 work=$(mktemp -d)
-lab=(--state "$work/lab" --prefix dsr-demo-)
+lab=(--state "$work/lab" --prefix dsr-demo)
 nbd=""
 
 say() { printf '\n\033[1m# %s\033[0m\n' "$*"; }
 show() { printf '$ %s\n' "$*"; }
-dsr-lab() { "$bin/dsr-lab" "$@"; }
+
 dsrctl() { show "dsrctl $*"; ip netns exec dsr-demo-dsr1 "$bin/dsrctl" --socket "$socket" "$@"; }
 client() { show "$*"; ip netns exec dsr-demo-client1 "$@"; }
 cleanup() {
     status=$?
-    [ -z "$nbd" ] || kill "$nbd" 2>/dev/null || true
-    dsr-lab down fig2-san "${lab[@]}" >/dev/null 2>&1 || true
+    if [ -n "$nbd" ]; then kill "$nbd" 2>/dev/null && wait "$nbd" 2>/dev/null || true; fi
+    "$bin/dsr-lab" down dsr-demo --state "$work/lab" >/dev/null 2>&1 || true
     rm -rf "$work"
     exit $status
 }
@@ -26,8 +26,8 @@ trap cleanup EXIT
 
 say "A lab: client1, the redirector dsr1 and three iSCSI servers that share six disks (a SAN)"
 show "dsr-lab up fig2-san"
-dsr-lab up fig2-san "${lab[@]}"
-socket=$(find "$work/lab" /run/dsr* -name '*.sock' -type s 2>/dev/null | grep -m1 dsrd)
+"$bin/dsr-lab" up fig2-san "${lab[@]}"
+socket=$work/lab/dsrd.sock
 
 say "The client asks one virtual address for its disks; the redirector answers, no server is asked"
 client iscsi-ls iscsi://10.10.0.100
@@ -54,7 +54,8 @@ id=$(ip netns exec dsr-demo-dsr1 "$bin/dsrctl" --socket "$socket" --json session
 
 say "Its packets pass from port to port; the CPU ports stay quiet"
 dsrctl port list
-dsrctl flow list
+show "dsrctl flow list | grep splice"
+ip netns exec dsr-demo-dsr1 "$bin/dsrctl" --socket "$socket" flow list | grep splice
 
 say "Out of the fast path and in again, twenty times, while fio verifies every block"
 for pair in $(seq 20); do
@@ -63,7 +64,11 @@ for pair in $(seq 20); do
     done
 done
 dsrctl session show "$id"
-wait $fio || { tail -20 "$work/fio.log"; echo "fio found an error" >&2; exit 1; }
+set +e
+wait $fio
+status=$?
+set -e
+[ $status = 0 ] || { tail -20 "$work/fio.log"; echo "fio found an error" >&2; exit 1; }
 grep -E 'READ:|WRITE:' "$work/fio.log"
 echo "fio: every block was right"
 

@@ -21,10 +21,29 @@ struct Control: ParsableCommand {
 enum Main {
     static func main() {
         do {
-            var command = try Control.parseAsRoot()
+            var command = try Control.parseAsRoot(arguments)
             try command.run()
         } catch {
             exit(Failure.report(error))
         }
+    }
+
+    /// Options may stand before the verb too: `dsrctl --socket PATH flow list`.
+    private static var arguments: [String] {
+        var words = Array(CommandLine.arguments.dropFirst())
+        var leading: [String] = []
+        while let word = words.first {
+            if word == "--json" || word.hasPrefix("--socket=") {
+                leading.append(words.removeFirst())
+            } else if word == "--socket", words.count > 1 {
+                leading += words.prefix(2)
+                words.removeFirst(2)
+            } else {
+                break
+            }
+        }
+        // Behind the verb, which is at most two words, and before any "--".
+        let verb = words.prefix(2).prefix { !$0.hasPrefix("-") }
+        return verb + leading + words.dropFirst(verb.count)
     }
 }
