@@ -56,7 +56,10 @@ extension Laboratory {
             "--runtime=\(seconds)", "--output-format=terse", "--terse-version=3",
         ]
         if pattern.hasSuffix("rw") {
-            words += ["--verify=crc32c", "--verify_backlog=64", "--verify_fatal=1"]
+            words += [
+                "--verify=crc32c", "--verify_backlog=64", "--verify_fatal=1",
+                "--verify_state_save=0",
+            ]
         }
         return try Program(words)
     }
