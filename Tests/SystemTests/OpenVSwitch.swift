@@ -27,7 +27,8 @@ final class OpenVSwitch {
     /// Octets of each port's capture that were read already.
     private var positions = [Int](repeating: 24, count: OpenVSwitch.portCount + 1)
     /// Goes from port 8 to port 7 when everything before it has been processed.
-    private let marker = [UInt8](repeating: 0xee, count: 12) + [0x88, 0xb6]
+    private let marker =
+        [UInt8](repeating: 0xee, count: 12) + [0x88, 0xb6]
         + [UInt8](repeating: 0x5a, count: 46)
 
     init() throws {
@@ -63,7 +64,7 @@ final class OpenVSwitch {
             "ovs-vswitchd", "unix:\(folder)/db.sock", "--enable-dummy", "--disable-system",
             "--unixctl=\(folder)/vs.ctl")
         try waitFor("\(folder)/vs.ctl")
-        var commands = ["add-br", "br0", "--", "set", "bridge", "br0", "datapath-type=dummy"]
+        var commands = ["--", "add-br", "br0", "--", "set", "bridge", "br0", "datapath-type=dummy"]
         commands += ["fail-mode=secure", "other-config:hwaddr=02:ff:00:00:00:01"]
         for port in 1...Self.portCount {
             commands += ["--", "add-port", "br0", "p\(port)", "--", "set", "interface", "p\(port)"]
@@ -117,7 +118,8 @@ final class OpenVSwitch {
         tool.standardError = pipe
         try tool.run()
         let data = pipe.fileHandleForReading.readDataToEndOfFile()
-        tool.waitUntilExit()
+        // `waitUntilExit` takes much longer than these tools.
+        while tool.isRunning { usleep(200) }
         let text = String(decoding: data, as: UTF8.self)
         guard tool.terminationStatus == 0 else {
             throw Failure(description: "\(name) \(arguments.joined(separator: " ")): \(text)")
@@ -126,7 +128,7 @@ final class OpenVSwitch {
     }
 
     private func database(_ commands: [String]) throws {
-        _ = try run("ovs-vsctl", ["--db=unix:\(folder)/db.sock", "--timeout=20", "--"] + commands)
+        _ = try run("ovs-vsctl", ["--db=unix:\(folder)/db.sock", "--timeout=20"] + commands)
     }
 
     private func control(_ arguments: String...) throws {
@@ -154,7 +156,11 @@ final class OpenVSwitch {
         try (rules + [barrier, ""]).joined(separator: "\n")
             .write(toFile: file, atomically: true, encoding: .utf8)
         try run("ovs-ofctl", "del-flows", "unix:\(folder)/br0.mgmt")
-        try run("ovs-ofctl", "add-flows", "unix:\(folder)/br0.mgmt", file)
+        // OpenFlow 1.0 has no push_vlan. Beyond it, ovs-ofctl writes mod_vlan_vid as a push and a change,
+        // which is something else for a packet that has a tag.
+        let version = rules.contains { $0.contains("push_vlan") } ? "OpenFlow13" : "OpenFlow10"
+        try run(
+            "ovs-ofctl", "-O", version, "add-flows", "unix:\(folder)/br0.mgmt", file)
         try control("fdb/flush", "br0")
         try control("revalidator/purge")
     }

@@ -203,21 +203,7 @@ extension Daemon: ControlService {
         let status = dataplane.call { [now] in $0.ruleStatus(now: now) } ?? []
         return status.filter { wanted.map($0.rule.isSelected(by:)) ?? true }
             .sorted { $0.rule.priority > $1.rule.priority }
-            .map { status in
-                var model = RuleModel()
-                model.text = RuleFormat.text(status.rule)
-                model.match = RuleFormat.match(status.rule.match)
-                model.actions = RuleFormat.actions(status.rule.actions)
-                model.priority = status.rule.priority
-                model.cookie = "0x" + String(status.rule.cookie, radix: 16)
-                model.nPackets = status.packets
-                model.nBytes = status.bytes
-                model.durationS = seconds(status.duration)
-                model.idleS = seconds(status.idle)
-                model.idleTimeoutS = status.rule.idleTimeout
-                model.hardTimeoutS = status.rule.hardTimeout
-                return model
-            }
+            .map { RuleModel($0) }
     }
 
     public func addRules(_ texts: [String]) async throws(ControlError) -> ChangeModel {
@@ -253,6 +239,10 @@ extension Daemon: ControlService {
         }
         var model = TraceModel()
         model.steps = dataplane.call { [now] in $0.trace(bytes, port: port, now: now) } ?? []
+        let out = "output to port "
+        model.outputs = model.steps.filter { $0.hasPrefix(out) }.compactMap {
+            UInt16($0.dropFirst(out.count))
+        }
         model.drop = model.steps.last { $0.hasPrefix("drop: ") }.map { String($0.dropFirst(6)) }
         return model
     }
