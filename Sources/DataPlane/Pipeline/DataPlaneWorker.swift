@@ -152,9 +152,11 @@ public final class DataPlaneWorker: @unchecked Sendable {
         var poller = Poller(wakeDescriptor: wakeDescriptor)
         poller.update(&pipeline.pointee)
         var idleSince: UInt64 = 0
+        var nextUpdate: UInt64 = 0
         while !isStopping.load(ordering: .relaxed) {
             let now = dsr_monotonic_ns()
-            let frames = pipeline.pointee.step(now: now)
+            // Asking all ports at once which have input is cheaper than asking each for some.
+            let frames = pipeline.pointee.step(ports: poller.readyPorts(), now: now)
             let didJobs = runJobs(&pipeline.pointee)
             pipeline.pointee.tick(now: now)
             if pipeline.pointee.output.hasNewEvents {
@@ -164,7 +166,11 @@ public final class DataPlaneWorker: @unchecked Sendable {
             }
             if frames > 0 || didJobs {
                 idleSince = 0
-                if didJobs { poller.update(&pipeline.pointee) }
+                // A port may have come, gone, been joined again, or hold back frames.
+                if didJobs || now >= nextUpdate {
+                    poller.update(&pipeline.pointee)
+                    nextUpdate = now &+ 1_000_000
+                }
                 continue
             }
             if idleSince == 0 { idleSince = now }
@@ -203,11 +209,12 @@ private struct UncheckedPointer<Value>: @unchecked Sendable {
     init(_ pointer: UnsafeMutablePointer<Value>) { self.pointer = pointer }
 }
 
-/// Sleeps until a port has input, a job comes, or time is due.
+/// Tells which ports have input; sleeps until one has, a job comes, or time is due.
 private struct Poller: ~Copyable {
     private let epoll: Int32
     private var registered: [PortNumber: Int32] = [:]
-    private var hasPolledPorts = false
+    /// Ports without a descriptor to wait for, and those that must be looked at anyway.
+    private var polledPorts: UInt64 = 0
     private let ready: UnsafeMutablePointer<epoll_event>
     private let wakeDescriptor: Int32
 
@@ -217,7 +224,7 @@ private struct Poller: ~Copyable {
         ready = .allocate(capacity: 64)
         var event = epoll_event()
         event.events = EPOLLIN.rawValue
-        event.data.fd = wakeDescriptor
+        event.data.u32 = 0
         epoll_ctl(epoll, EPOLL_CTL_ADD, wakeDescriptor, &event)
     }
 
@@ -228,12 +235,16 @@ private struct Poller: ~Copyable {
 
     /// Follows ports that came, went, or have a new descriptor.
     mutating func update(_ pipeline: inout Pipeline) {
-        hasPolledPorts = false
+        polledPorts = 0
+        for (number, descriptor) in registered where !pipeline.output.has(number) {
+            if descriptor >= 0 { epoll_ctl(epoll, EPOLL_CTL_DEL, descriptor, nil) }
+            registered[number] = nil
+        }
         for index in 0..<pipeline.output.numbers.count {
             let number = pipeline.output.numbers[index]
             guard let slot = pipeline.output.slots[Int(number)] else { continue }
             let descriptor = slot.port.pollDescriptor
-            if slot.port.needsPolling { hasPolledPorts = true }
+            if slot.port.needsPolling { polledPorts |= 1 << UInt64(number) }
             if registered[number] == descriptor { continue }
             if let old = registered[number], old >= 0 {
                 epoll_ctl(epoll, EPOLL_CTL_DEL, old, nil)
@@ -242,15 +253,26 @@ private struct Poller: ~Copyable {
             guard descriptor >= 0 else { continue }
             var event = epoll_event()
             event.events = EPOLLIN.rawValue
-            event.data.fd = descriptor
+            event.data.u32 = UInt32(number)
             epoll_ctl(epoll, EPOLL_CTL_ADD, descriptor, &event)
         }
     }
 
+    /// Bit n: port n has input, or has to be asked. Does not wait.
+    func readyPorts() -> UInt64 {
+        let count = epoll_wait(epoll, ready, 64, 0)
+        var result = polledPorts
+        for index in 0..<max(0, Int(count)) {
+            let number = ready[index].data.u32
+            if number != 0 { result |= 1 << UInt64(number & 63) }
+        }
+        return result
+    }
+
     func wait() {
-        var time = timespec(tv_sec: 0, tv_nsec: hasPolledPorts ? 300_000 : 5_000_000)
+        var time = timespec(tv_sec: 0, tv_nsec: polledPorts != 0 ? 300_000 : 5_000_000)
         let count = epoll_pwait2(epoll, ready, 64, &time, nil)
-        for index in 0..<max(0, Int(count)) where ready[index].data.fd == wakeDescriptor {
+        for index in 0..<max(0, Int(count)) where ready[index].data.u32 == 0 {
             var value: UInt64 = 0
             _ = read(wakeDescriptor, &value, 8)
         }

@@ -104,6 +104,19 @@ public struct Pipeline: ~Copyable {
         return total
     }
 
+    /// The same for the ports of a set: bit n is port n.
+    @discardableResult
+    mutating func step(ports: UInt64, now: UInt64) -> Int {
+        var total = 0
+        var rest = ports
+        while rest != 0 {
+            let number = rest.trailingZeroBitCount
+            rest &= rest &- 1
+            total &+= receive(PortNumber(number), now: now)
+        }
+        return total
+    }
+
     /// One burst from one port.
     mutating func receive(_ number: PortNumber, now: UInt64) -> Int {
         guard let slot = output.slots[Int(number)] else { return 0 }

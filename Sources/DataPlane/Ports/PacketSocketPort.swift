@@ -39,7 +39,7 @@ public final class PacketSocketPort: Port {
     private var ring: UnsafeMutableRawPointer?
     private var ringPosition = 0
     private var ringTaken = 0
-    private static let burst = 64
+    private static let burst = 32
     private static let ringSlot = 69_632
 
     /// Opens `device`. Throws when it does not exist (unless that is allowed) or the socket is refused.
@@ -50,6 +50,13 @@ public final class PacketSocketPort: Port {
         buffers = options.receive == .batched ? FrameBuffers(count: Self.burst) : nil
         dsr_batch_init(&received, UInt32(Self.burst), 1)
         dsr_batch_init(&sending, 256, 0)
+        if let buffers {
+            for index in 0..<Self.burst {
+                dsr_batch_set(
+                    &received, UInt32(index), buffers.start(index) - VirtioHeader.size,
+                    Frame.maximumLength + VirtioHeader.size)
+            }
+        }
         do {
             try open()
         } catch where options.mayBeAbsent {
@@ -132,11 +139,6 @@ public final class PacketSocketPort: Port {
 
     private func receiveBatch(into burst: UnsafeMutablePointer<Frame>, limit: Int) -> Int {
         guard let buffers else { return 0 }
-        for index in 0..<limit {
-            dsr_batch_set(
-                &received, UInt32(index), buffers.start(index) - VirtioHeader.size,
-                Frame.maximumLength + VirtioHeader.size)
-        }
         let count = Int(dsr_batch_receive(&received, pollDescriptor, UInt32(limit)))
         guard count > 0 else { return 0 }
         var frames = 0
