@@ -103,7 +103,10 @@ private struct Transfer: ~Copyable {
     }
 
     /// Octets that have arrived without a gap.
-    var contiguous: Int { delivered.firstIndex(of: false) ?? delivered.count }
+    private(set) var contiguous = 0
+    /// Octets that the sender knows to have arrived: the receiver throws away what repeats them, so it does
+    /// not matter what is in them then.
+    private var acknowledged = 0
 
     /// One packet of the sender; what was not taken is kept.
     mutating func send(_ range: Range<Int>) {
@@ -152,17 +155,22 @@ private struct Transfer: ~Copyable {
             problems.append("prefix \(taken) of \(range)")
             return nil
         }
-        if payload.prefix(taken) != wanted[range.lowerBound..<range.lowerBound + taken] {
-            problems.append("octets of \(range)")
+        let end = range.lowerBound + taken
+        let start = min(end, max(range.lowerBound, acknowledged))
+        if payload[start - range.lowerBound..<taken] != wanted[start..<end] {
+            problems.append("octets of \(start..<end)")
         }
-        for index in range.lowerBound..<range.lowerBound + taken { delivered[index] = true }
+        for index in range.lowerBound..<end { delivered[index] = true }
+        while contiguous < delivered.count, delivered[contiguous] { contiguous += 1 }
         return taken == count ? nil : range.lowerBound + taken..<range.upperBound
     }
 
     /// The checksum change is that of the octets.
     private mutating func checkDelta(_ before: [UInt8], _ after: [UInt8], _ delta: PayloadDelta) {
         func nativeSum(_ bytes: [UInt8]) -> UInt64 {
-            bytes.enumerated().reduce(0) { $0 + UInt64($1.element) << UInt64($1.offset % 2 * 8) }
+            var sum: UInt64 = 0
+            for index in bytes.indices { sum += UInt64(bytes[index]) << UInt64((index & 1) * 8) }
+            return sum
         }
         if (nativeSum(before) + delta.sum) % 0xffff != nativeSum(after) % 0xffff {
             problems.append("checksum difference")
@@ -170,6 +178,7 @@ private struct Transfer: ~Copyable {
     }
 
     mutating func acknowledge(_ position: Int) {
+        acknowledged = position
         tracker.acknowledged(base + UInt32(position))
     }
 }
@@ -248,10 +257,10 @@ private struct Transfer: ~Copyable {
         #expect(next == SequenceNumber(base) + UInt32(total))
     }
 
-    @Test(arguments: 1...30 as ClosedRange<UInt64>)
+    @Test(arguments: 1...10 as ClosedRange<UInt64>)
     func iscsi(seed: UInt64) {
         var random = SplitMix64(seed: seed)
-        let stream = MessageStream.iscsi(60, &random)
+        let stream = MessageStream.iscsi(40, &random)
         // Positions pass 2^32 on the way.
         let base = seed % 2 == 0 ? UInt32.max - 3_000 : 77
         for packet in [1_460, 200, 60] {
@@ -277,11 +286,11 @@ private struct Transfer: ~Copyable {
             ringCapacity: 16)
     }
 
-    @Test(arguments: 1...10 as ClosedRange<UInt64>)
+    @Test(arguments: 1...4 as ClosedRange<UInt64>)
     func recordsAndSMB(seed: UInt64) {
         var random = SplitMix64(seed: seed + 1_000)
-        for stream in [MessageStream.rpc(80, &random), MessageStream.smb2(80, &random)] {
-            for packet in [1_460, 37, 3] {
+        for stream in [MessageStream.rpc(40, &random), MessageStream.smb2(40, &random)] {
+            for packet in [1_460, 37, 5] {
                 run(
                     stream, [], seed: seed, base: .max - 100, isOrdered: true, packetMaximum: packet
                 )
