@@ -133,13 +133,11 @@ import Testing
         #expect(worker.call { _ in 1 } == nil)
     }
 
-    /// The thread takes batches and packets at the same time.
+    /// The running thread takes batches one after the other and answers each.
     @Test func runningWorker() throws {
         let worker = DataPlaneWorker(configuration: TestSwitch.configuration)
-        let (near, far) = MemoryPort.pair("near", "far")
-        _ = near
         _ = worker.call { pipeline in
-            pipeline.addPort(far, number: 1)
+            pipeline.addPort(MemoryPort(name: "one"), number: 1)
             pipeline.addPort(MemoryPort(name: "other"), number: 2)
         }
         worker.start()

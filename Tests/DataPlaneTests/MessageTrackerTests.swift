@@ -104,8 +104,8 @@ private struct Transfer: ~Copyable {
 
     /// Octets that have arrived without a gap.
     private(set) var contiguous = 0
-    /// Octets that the sender knows to have arrived: the receiver throws away what repeats them, so it does
-    /// not matter what is in them then.
+    /// Octets that the sender knows to have arrived: the receiver throws away what repeats them, so
+    /// it does not matter what is in them then.
     private var acknowledged = 0
 
     /// One packet of the sender; what was not taken is kept.
