@@ -37,7 +37,7 @@ struct SeededGenerator: RandomNumberGenerator {
         guard !bytes.isEmpty else { return bytes = octets(number(1...64)) }
         let place = number(0...bytes.count - 1)
         let end = min(bytes.count, place + number(1...16))
-        switch number(0...9) {
+        switch number(0...11) {
         case 0: bytes[place] = octet()
         case 1: bytes[place] ^= 1 << UInt8(number(0...7))
         case 2: bytes[place] = pick([0, 1, 0x7f, 0x80, 0xff])
@@ -47,7 +47,17 @@ struct SeededGenerator: RandomNumberGenerator {
         case 6: bytes.removeSubrange(place...)
         case 7: for index in place..<end { bytes[index] = 0xff }
         case 8 where !words.isEmpty: bytes.insert(contentsOf: pick(words), at: place)
+        case 9, 10: replaceToken(&bytes, at: place, words)
         default: bytes.swapAt(place, number(0...bytes.count - 1))
         }
+    }
+
+    /// Texts break where a whole value is missing or is another: single octets seldom get there.
+    private mutating func replaceToken(_ bytes: inout [UInt8], at place: Int, _ words: [[UInt8]]) {
+        let delimiters = Array(" ,=:/\n{}[]\"\0".utf8)
+        let start = (bytes[..<place].lastIndex { delimiters.contains($0) } ?? -1) + 1
+        let end = bytes[place...].firstIndex { delimiters.contains($0) } ?? bytes.count
+        guard start <= end else { return }
+        bytes.replaceSubrange(start..<end, with: words.isEmpty || chance(2) ? [] : pick(words))
     }
 }
