@@ -59,7 +59,7 @@ extension Splicer {
     /// A released packet may be older than retransmissions that went ahead of it: its timestamp would
     /// fail PAWS (RFC 7323 section 5.3), and an acknowledgement far behind makes Linux since 6.7 drop
     /// the whole segment. Both are raised to the newest already passed on.
-    private mutating func refresh(
+    mutating func refresh(
         _ record: UnsafeMutablePointer<SpliceSideRecord>, _ frame: Frame,
         _ headers: inout PacketHeaders
     ) {

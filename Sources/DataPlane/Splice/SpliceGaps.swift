@@ -89,6 +89,8 @@ extension Splicer {
             pool.removeFirst(of: &record.pointee.gap)
             return false
         }
+        // The retransmission that filled the gap went ahead of it.
+        refresh(record, frame, &headers)
         var payload: UInt32 = 0
         var didSend = false
         switch followMessages(id, which, frame: frame, headers: headers, payload: &payload) {
