@@ -39,6 +39,8 @@ namespaces() {
         ip netns add "bench-$host"
         ip -n "bench-$host" link set lo up
         run "$host" sysctl -qw net.ipv6.conf.all.disable_ipv6=1
+        # The same on every machine, and one that does not pace: the forwarder is to be the bottleneck.
+        run "$host" sysctl -qw net.ipv4.tcp_congestion_control=reno
     done
 }
 cable() { # HOST DEVICE HOST DEVICE: MACs end in the device names' numbers

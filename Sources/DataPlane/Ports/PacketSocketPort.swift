@@ -39,7 +39,12 @@ public final class PacketSocketPort: Port {
     private var ring: UnsafeMutableRawPointer?
     private var ringPosition = 0
     private var ringTaken = 0
-    private static let burst = 32
+    private static let burst = 64
+    /// Frames to ask for at once. Many small ones share the cost of a system call; few large ones, or
+    /// megabytes pass through here before the first acknowledgement is looked at, and the sender waits.
+    private var burstLimit = 8
+    /// Octets of a burst; 4 GSO frames stay in a core's cache between receive and transmit.
+    private static let burstOctets = 256 << 10
     private static let ringSlot = 69_632
 
     /// Opens `device`. Throws when it does not exist (unless that is allowed) or the socket is refused.
@@ -133,7 +138,7 @@ public final class PacketSocketPort: Port {
     ) -> Int {
         guard pollDescriptor >= 0 else { return 0 }
         return ring == nil
-            ? receiveBatch(into: burst, limit: min(limit, Self.burst))
+            ? receiveBatch(into: burst, limit: min(limit, burstLimit))
             : receiveRing(into: burst, limit: limit)
     }
 
@@ -142,8 +147,10 @@ public final class PacketSocketPort: Port {
         let count = Int(dsr_batch_receive(&received, pollDescriptor, UInt32(limit)))
         guard count > 0 else { return 0 }
         var frames = 0
+        var octets = 0
         for index in 0..<count {
             let length = Int(dsr_batch_length(&received, UInt32(index)))
+            octets &+= length
             guard length > VirtioHeader.size else {
                 deviceCounters.receiveTruncated &+= 1
                 continue
@@ -153,6 +160,11 @@ public final class PacketSocketPort: Port {
             if tag != 0, frame.length >= 14 { frame.restoreVLAN(tag) }
             burst[frames] = frame
             frames += 1
+        }
+        if octets > Self.burstOctets {
+            burstLimit = max(4, burstLimit / 2)
+        } else if count == limit, octets < Self.burstOctets / 2 {
+            burstLimit = min(Self.burst, burstLimit * 2)
         }
         return frames
     }
