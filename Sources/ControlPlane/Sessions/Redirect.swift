@@ -39,6 +39,17 @@ final class Redirect {
         /// Octets that went through the relay, by side where they came from.
         var relayedFromClient: UInt64 = 0
         var relayedFromServer: UInt64 = 0
+
+        mutating func add(_ other: Statistics) {
+            splices += other.splices
+            unsplices += other.unsplices
+            spliceGiveUps += other.spliceGiveUps
+            unspliceGiveUps += other.unspliceGiveUps
+            longestFreeze = max(longestFreeze, other.longestFreeze)
+            longestDrain = max(longestDrain, other.longestDrain)
+            relayedFromClient += other.relayedFromClient
+            relayedFromServer += other.relayedFromServer
+        }
     }
 
     let id: SpliceID

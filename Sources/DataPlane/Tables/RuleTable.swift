@@ -218,6 +218,7 @@ package struct RuleTable: ~Copyable {
     }
 
     private func isSelected(_ entry: Entry, _ selector: RuleSelector) -> Bool {
+        if entry.rule.cookie == selector.exceptCookie { return false }
         if selector.cookieMask != 0,
             (entry.rule.cookie ^ selector.cookie) & selector.cookieMask != 0
         {
@@ -279,7 +280,9 @@ package struct RuleTable: ~Copyable {
     }
 
     /// Removes rules whose time is over; calls `expired` for each.
-    package mutating func expire(now: UInt64, _ expired: (_ entry: Entry, _ isHard: Bool) -> Void) -> Bool {
+    package mutating func expire(now: UInt64, _ expired: (_ entry: Entry, _ isHard: Bool) -> Void)
+        -> Bool
+    {
         var isChanged = false
         for index in stride(from: count - 1, through: 0, by: -1) {
             let entry = entries[index]
@@ -306,7 +309,9 @@ package struct RuleTable: ~Copyable {
         for index in 0..<groupCount { groups[index].buckets.deallocate() }
         groupCount = 0
         var members: [PacketFields: [Int]] = [:]
-        for index in 0..<count { members[entries[index].rule.match.mask, default: []].append(index) }
+        for index in 0..<count {
+            members[entries[index].rule.match.mask, default: []].append(index)
+        }
         let built = members.map { mask, indices in
             Group(
                 mask: mask,
