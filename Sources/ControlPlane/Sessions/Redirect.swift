@@ -225,6 +225,8 @@ final class Redirect {
         } catch let error as RelayError {
             return end(error.message, reset: true)
         } catch {
+            // Nothing goes to the client yet: only the server's socket can have failed.
+            if !relay.wantsClientInput { return onOutcome(.connectFailed("\(error)")) }
             return end("\(error)", reset: true)
         }
         if isShut[0], isShut[1] { return end("closed by both ends", reset: false) }
@@ -250,6 +252,10 @@ final class Redirect {
                     UnsafeRawBufferPointer(rebasing: engine.scratch[..<count]), from: side,
                     output: &output)
                 isMoving = true
+            case .end where side == .server && !relay.wantsClientInput:
+                // The end of a server that did not let us in is not the end of the client's session.
+                onOutcome(.connectFailed("closed by the server"))
+                return false
             case .end:
                 isEOF[side.index] = true
                 isMoving = true
