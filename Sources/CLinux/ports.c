@@ -3,9 +3,11 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/ethtool.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <linux/if_tun.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <poll.h>
 #include <net/if_arp.h>
@@ -178,6 +180,16 @@ int dsr_device_flags(const char *device, int *ifindex, int *mtu) {
         *ifindex = r.ifr_ifindex;
         *mtu = ioctl(fd, SIOCGIFMTU, &r) ? 0 : r.ifr_mtu;
         result = ioctl(fd, SIOCGIFFLAGS, &r) ? -errno : (unsigned short)r.ifr_flags;
+        // IFF_RUNNING is the operational state, which the kernel's link watch follows up to a second late.
+        // The carrier is known at once, and asking for it makes the link watch catch up.
+        struct ethtool_value link;
+        memset(&link, 0, sizeof link);
+        link.cmd = ETHTOOL_GLINK;
+        r.ifr_data = (char *)&link;
+        if (result >= 0 && !ioctl(fd, SIOCETHTOOL, &r)) {
+            if (link.data && (result & IFF_UP)) result |= IFF_RUNNING;
+            else result &= ~IFF_RUNNING;
+        }
     }
     close(fd);
     return result;

@@ -28,9 +28,12 @@ struct CaptureStart: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "start",
         abstract: "Writes what passes a port, in both directions, to a pcap file.",
-        discussion: "The daemon writes the file; it is replaced when it is there already.")
+        discussion: """
+            The daemon writes the file; it is replaced when it is there already. With all, x.pcap \
+            becomes one file for each port: x-PORT.pcap; --count is for each of them.
+            """)
 
-    @Argument(help: "Number or name of a port.")
+    @Argument(help: "Number or name of a port, or all.")
     var port: String
 
     @Argument(help: "The capture file.")
@@ -53,7 +56,10 @@ struct CaptureStart: ParsableCommand {
         let path = URL(fileURLWithPath: file).standardizedFileURL.path
         let request = CaptureRequest(port: port, file: path, count: count, filter: filter)
         let capture = try daemon.send("POST", "/capture", request, as: CaptureModel.self)
-        daemon.show(capture) { "port \($0.port) is written to \($0.file)" }
+        daemon.show(capture) {
+            ($0.port == "all" ? "all ports are written to " : "port \($0.port) is written to ")
+                + $0.file
+        }
     }
 }
 
@@ -61,7 +67,7 @@ struct CaptureStop: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "stop", abstract: "Ends a capture and completes its file.")
 
-    @Argument(help: "Number or name of the port.")
+    @Argument(help: "Number or name of the port, or all.")
     var port: String
 
     @OptionGroup var daemon: DaemonOptions
@@ -69,7 +75,10 @@ struct CaptureStop: ParsableCommand {
     func run() throws {
         let capture = try daemon.send(
             "DELETE", "/capture?port=" + DaemonOptions.query(port), as: CaptureModel.self)
-        daemon.show(capture) { "\($0.packets) packets, \($0.bytes) bytes in \($0.file)" }
+        daemon.show(capture) {
+            "\($0.packets) packets, \($0.bytes) bytes in \($0.file)"
+                + ($0.error.map { "; ended early: \($0)" } ?? "")
+        }
     }
 }
 

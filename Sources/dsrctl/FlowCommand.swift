@@ -50,7 +50,9 @@ struct FlowReplace: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "replace",
         abstract: "Replaces all rules at once by those of a file.",
-        discussion: "Rules that are there already keep their counters.")
+        discussion: """
+            Rules that are there already keep their counters. The switch's own rules stay.
+            """)
 
     @Argument(help: "One rule a line, # starts a comment; - is standard input.")
     var file: String
@@ -75,6 +77,9 @@ struct FlowList: ParsableCommand {
     @Flag(help: "Only rules, no exact flows.")
     var rules = false
 
+    @Flag(help: "Also the switch's own rules.")
+    var all = false
+
     @OptionGroup var daemon: DaemonOptions
 
     struct Listing: Codable {
@@ -84,7 +89,7 @@ struct FlowList: ParsableCommand {
 
     func run() throws {
         let target = match.map { "/rules?match=" + DaemonOptions.query($0) } ?? "/rules"
-        let found = try daemon.get([RuleModel].self, target)
+        let found = try daemon.get([RuleModel].self, target).filter { all || !$0.isOfSwitch }
         let flows = match == nil && !rules ? try exactFlows() : nil
         daemon.show(Listing(rules: found, flows: flows)) { listing in
             (listing.rules.map(\.listing) + (listing.flows ?? []).map(\.listing))
@@ -107,7 +112,7 @@ struct FlowList: ParsableCommand {
 struct FlowDelete: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "delete", abstract: "Deletes rules as ovs-ofctl del-flows does.",
-        discussion: "Prints how many were deleted.")
+        discussion: "Prints how many were deleted. The switch's own rules stay.")
 
     @Argument(
         help: "Rules at least as specific as this match; cookie=V/M and out_port=P narrow it.")
@@ -143,8 +148,8 @@ struct FlowTrace: ParsableCommand {
         discussion: """
             The packet is a whole Ethernet frame in hexadecimal, or a description in rule syntax:
               dsrctl flow trace in_port=1,dl_dst=02:00:00:00:00:02,tcp,nw_dst=10.0.0.1,tcp_dst=3260
-            It is really processed: it counts, is learned from and sent. dsrctl replay --trace does \
-            the same to a capture without a daemon.
+            Nothing is sent, learned or counted. dsrctl replay --trace does the same to a capture \
+            without a daemon.
             """)
 
     @Argument(help: "Hexadecimal, or a description.")

@@ -1,5 +1,6 @@
 import ArgumentParser
 import ControlPlane
+import Dispatch
 import Foundation
 import Glibc
 import Logging
@@ -29,8 +30,10 @@ struct DSRD: ParsableCommand {
             throw ExitCode(2)
         }
         if check { return print("\(config): \(configuration.resources.count) resources, right") }
-        var logger = Logger(label: "dsrd") { StreamLogHandler.standardError(label: $0) }
-        logger.logLevel = Logger.Level(rawValue: configuration.logLevel) ?? .info
+        let level = Logger.Level(rawValue: configuration.logLevel) ?? .info
+        let logger = Logger(label: "dsrd") {
+            SharedLevelLogHandler(StreamLogHandler.standardError(label: $0), level: level)
+        }
 
         // Threads made from here on leave these signals to `sigwait` below.
         var signals = sigset_t()
@@ -48,10 +51,24 @@ struct DSRD: ParsableCommand {
         }
         let server = try startAPI(daemon, configuration, logger)
         var received: Int32 = 0
-        sigwait(&signals, &received)
+        while sigwait(&signals, &received) == 0, received == SIGHUP { reload(daemon, logger) }
         logger.notice("signal \(received): stopping")
         server.stop()
         daemon.stop()
+    }
+
+    /// As `dsrctl reload`; what is wrong goes to the log.
+    private func reload(_ daemon: Daemon, _ logger: Logger) {
+        let done = DispatchSemaphore(value: 0)
+        Task {
+            do throws(ControlError) {
+                _ = try await daemon.reload(ReloadRequest())
+            } catch {
+                logger.error("reload: \(error)")
+            }
+            done.signal()
+        }
+        done.wait()
     }
 
     private func startAPI(

@@ -405,9 +405,9 @@ import Testing
 
     @Test(arguments: matches + actions) func `a listing is a rule again`(valid: Valid) throws {
         let status = RuleStatus(
-            ruleID: 1, rule: valid.rule, packets: 5, bytes: 700, duration: 1_234_567_890,
+            ruleID: 1, rule: valid.rule, packets: 5, bytes: 700, duration: 1_234_000_000,
             idle: 2_000_000_000)
-        let line = RuleFormat.listing(status)
+        let line = RuleModel(status).listing
         #expect(line.contains("duration=1.234s, table=0, n_packets=5, n_bytes=700"))
         #expect(line.contains("idle_age=2"))
         #expect(try RuleSyntax.parse(line) == valid.rule)

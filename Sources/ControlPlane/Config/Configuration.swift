@@ -9,7 +9,7 @@ public struct Configuration: Sendable {
     }
 
     /// A plain TCP redirection.
-    public struct Service: Sendable {
+    public struct Service: Hashable, Sendable {
         public var name: String
         public var listenPort: UInt16
         public var server: String

@@ -22,38 +22,59 @@ final class HealthMonitor {
 
     private let engine: SessionEngine
     private let portal: ISCSIPortal
-    private let servers: [Server]
-    private let interval: UInt64
-    private let timeout: UInt64
+    private var servers: [Server] = []
+    private var interval: UInt64 = 0
+    private var timeout: UInt64 = 0
+    private var timer: EventLoop.Timer?
     private(set) var states: [String: State] = [:]
     private var waiting: [() -> Void] = []
     /// Results of the same kind in a row before a server changes its state.
     private let threshold = 2
 
-    init(
-        servers: [Server], interval: UInt64, timeout: UInt64, engine: SessionEngine,
-        portal: ISCSIPortal
-    ) {
-        self.servers = servers
-        self.interval = interval
-        self.timeout = timeout
+    init(_ configuration: Configuration, engine: SessionEngine, portal: ISCSIPortal) {
         self.engine = engine
         self.portal = portal
-        for server in servers { states[server.name] = State() }
+        take(configuration)
+    }
+
+    /// Servers that have resources are probed.
+    private func take(_ configuration: Configuration) {
+        let used = Set(configuration.resources.flatMap(\.servers))
+        servers = configuration.servers.filter { used.contains($0.name) }
+        interval = UInt64(configuration.health.intervalMilliseconds) * 1_000_000
+        timeout = UInt64(configuration.health.timeoutMilliseconds) * 1_000_000
+        let names = Set(servers.map(\.name))
+        for name in states.keys where !names.contains(name) { states[name] = nil }
+        for name in names where states[name] == nil { states[name] = State() }
+    }
+
+    /// Looks at everything again: servers, resources or credentials may be others now. Then calls `done`.
+    func update(to configuration: Configuration, done: @escaping () -> Void) {
+        take(configuration)
+        probe(servers, done: done)
+        scheduleRound()
     }
 
     /// Probes everything once, then calls `ready`, then goes on for ever.
     func start(ready: @escaping () -> Void) {
-        var outstanding = 0
+        probe(servers, done: ready)
+        scheduleRound()
+    }
+
+    private func probe(_ servers: [Server], done: @escaping () -> Void) {
+        var outstanding = servers.count
         for server in servers {
-            outstanding += 1
             probeAll(server, resources(of: server)) {
                 outstanding -= 1
-                if outstanding == 0 { ready() }
+                if outstanding == 0 { done() }
             }
         }
-        if servers.isEmpty { ready() }
-        engine.loop.schedule(after: interval) { [weak self] in self?.round() }
+        if servers.isEmpty { done() }
+    }
+
+    private func scheduleRound() {
+        timer?.cancel()
+        timer = engine.loop.schedule(after: interval) { [weak self] in self?.round() }
     }
 
     private func resources(of server: Server) -> [Resource] {
@@ -80,7 +101,7 @@ final class HealthMonitor {
             states[server.name] = state
             probe(server, resource) { _ in }
         }
-        engine.loop.schedule(after: interval) { [weak self] in self?.round() }
+        scheduleRound()
     }
 
     private func probe(
@@ -132,7 +153,8 @@ final class HealthMonitor {
             state.since = engine.loop.now
             state.consecutive = 0
             engine.log.notice(
-                "server \(server.name) is \(isGood ? "up" : "down")\(state.reason.map { ": \($0)" } ?? "")")
+                "server \(server.name) is \(isGood ? "up" : "down")\(state.reason.map { ": \($0)" } ?? "")"
+            )
             engine.onEvent(
                 .server(server.name, isUp: isGood, detail: state.reason ?? "\(resource.name)"))
         }
@@ -150,7 +172,8 @@ private final class ProbeConnection {
     private(set) var isConnected = false
     private var started: UInt64 = 0
     private var timer: EventLoop.Timer?
-    private var done: ((Result<ISCSIServerProbe.Outcome, ISCSIServerProbe.ProbeFailure>, UInt64) -> Void)?
+    private var done:
+        ((Result<ISCSIServerProbe.Outcome, ISCSIServerProbe.ProbeFailure>, UInt64) -> Void)?
 
     init(engine: SessionEngine, probe: ISCSIServerProbe) {
         self.engine = engine
@@ -159,7 +182,9 @@ private final class ProbeConnection {
 
     func run(
         to address: SocketAddress, from local: SocketAddress, timeout: UInt64,
-        done: @escaping (Result<ISCSIServerProbe.Outcome, ISCSIServerProbe.ProbeFailure>, UInt64) -> Void
+        done:
+            @escaping (Result<ISCSIServerProbe.Outcome, ISCSIServerProbe.ProbeFailure>, UInt64) ->
+            Void
     ) {
         self.done = done
         started = engine.loop.clock()

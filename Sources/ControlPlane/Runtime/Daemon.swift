@@ -14,7 +14,7 @@ public final class Daemon: @unchecked Sendable {
         public var description: String
     }
 
-    let configuration: Configuration
+    private let current: Mutex<Configuration>
     let configurationPath: String
     let log: Logger
     let dataplane: DataPlaneWorker
@@ -28,9 +28,19 @@ public final class Daemon: @unchecked Sendable {
     private(set) var portal: ISCSIPortal!
     private(set) var health: HealthMonitor!
     let captures = CaptureTable()
+    private(set) var listeners: Listeners!
+    private var announcer: AddressAnnouncer?
+    /// Rules of the switch itself.
+    private(set) var ownRules: [Rule] = []
+
+    /// What is in use now; changes with a reload.
+    var configuration: Configuration { current.withLock { $0 } }
+    func setConfiguration(_ configuration: Configuration) {
+        current.withLock { $0 = configuration }
+    }
 
     public init(configuration: Configuration, path: String, log: Logger) {
-        self.configuration = configuration
+        current = Mutex(configuration)
         configurationPath = path
         self.log = log
         portNames = PortNames(
@@ -119,7 +129,9 @@ public final class Daemon: @unchecked Sendable {
         case .tap:
             return try TAPPort(
                 name: port.device,
-                macAddress: MACAddress(rawValue: 0x0264_7372_1000 + UInt64(port.device.utf8.reduce(0) { $0 &* 31 &+ Int($1) } & 0xfff)))
+                macAddress: MACAddress(
+                    rawValue: 0x0264_7372_1000
+                        + UInt64(port.device.utf8.reduce(0) { $0 &* 31 &+ Int($1) } & 0xfff)))
         case .packet:
             var options = PacketSocketPort.Options()
             options.receive = port.receive == .ring ? .ring : .batched
@@ -127,42 +139,17 @@ public final class Daemon: @unchecked Sendable {
         }
     }
 
-    /// Rules of the switch itself, lowest first, then those of the configuration.
-    ///
-    /// The kernel would accept a packet for any of its addresses on any of its devices: rules see to it
-    /// that each side reaches only its own CPU port's addresses.
+    /// Rules of the switch itself, then those of the configuration.
     private func addRules() throws {
-        var rules = ["priority=0 actions=NORMAL"]
-        for (index, port) in configuration.ports.enumerated() where port.side != .heartbeat {
-            let own = port.side == .client ? configuration.clientCPU : configuration.storageCPU
-            let other = port.side == .client ? configuration.storageCPU : configuration.clientCPU
-            let head = "in_port=\(index + 1)"
-            for address in own.addresses {
-                let field = address.address.isIPv4 ? "ip,nw_dst" : "ipv6,ipv6_dst"
-                rules.append(
-                    "priority=60001,cookie=0xd5,\(head),dl_dst=\(own.macAddress),"
-                        + "\(field)=\(address.address) actions=NORMAL")
+        ownRules = try SwitchRules.rules(configuration, ports: portNames)
+        let configured = try configuration.rules.map { text in
+            let rule = try RuleSyntax.parse(text, ports: portNames)
+            if let refusal = SwitchRules.refusal(rule, own: ownRules) {
+                throw StartError(description: "rule \"\(text)\": \(refusal.message)")
             }
-            for address in other.addresses {
-                let prefix = IPPrefix(address: address.address, length: Int(address.prefixLength))
-                let field = address.address.isIPv4 ? "ip,nw_dst" : "ipv6,ipv6_dst"
-                rules.append(
-                    "priority=60002,cookie=0xd5,\(head),\(field)=\(prefix.network)/"
-                        + "\(prefix.length) actions=drop")
-            }
-            rules.append(
-                "priority=60001,cookie=0xd5,\(head),icmp6,dl_dst=\(own.macAddress),"
-                    + "ipv6_dst=fe80::/10 actions=NORMAL")
-            for family in ["ip", "ipv6"] {
-                rules.append(
-                    "priority=60000,cookie=0xd5,\(head),\(family),dl_dst=\(own.macAddress) "
-                        + "actions=drop")
-            }
+            return rule
         }
-        let parsed = try (rules + configuration.rules).map {
-            Command.addRule(try RuleSyntax.parse($0, ports: portNames))
-        }
-        _ = try dataplane.apply(parsed)
+        _ = try dataplane.apply((ownRules + configured).map { .addRule($0) })
     }
 
     private func makeEngine() {
@@ -177,57 +164,55 @@ public final class Daemon: @unchecked Sendable {
         engine = SessionEngine(
             loop: loop, dataplane: dataplane, environment: environment, log: log)
         portal = ISCSIPortal(configuration: configuration, engine: engine)
-        let used = Set(configuration.resources.flatMap(\.servers))
-        health = HealthMonitor(
-            servers: configuration.servers.filter { used.contains($0.name) },
-            interval: UInt64(configuration.health.intervalMilliseconds) * 1_000_000,
-            timeout: UInt64(configuration.health.timeoutMilliseconds) * 1_000_000,
-            engine: engine, portal: portal)
-        engine.onEvent = { [events, portNames] event in events.add(event, ports: portNames) }
+        listeners = Listeners(engine: engine, portal: portal)
+        health = HealthMonitor(configuration, engine: engine, portal: portal)
+        let announcer = AddressAnnouncer(
+            configuration: configuration, loop: loop, dataplane: dataplane)
+        self.announcer = announcer
+        let rejoins = PortRejoins(dataplane: dataplane)
+        engine.onEvent = { [events, portNames] event in
+            var isRejoined = false
+            if case .port(let number, let isUp) = event {
+                isRejoined = rejoins.take(number)
+                if isUp { announcer.announce(only: number) }
+            }
+            events.add(event, ports: portNames, isRejoined: isRejoined)
+        }
         engine.start()
+        announcer.start()
     }
 
     /// Listens when every server was looked at once, so that the first client finds what it needs.
     private func listen() throws {
-        let engine = self.engine!
-        let portal = self.portal!
-        for service in configuration.services {
-            guard let server = configuration.servers.first(where: { $0.name == service.server })
-            else { continue }
-            for virtual in configuration.clientCPU.addresses {
-                guard
-                    let address = server.addresses.first(where: {
-                        $0.isIPv4 == virtual.address.isIPv4
-                    })
-                else { continue }
-                let target = SocketAddress(address: address, port: service.port)
-                try engine.listen(
-                    SocketAddress(address: virtual.address, port: service.listenPort)
-                ) { id, leg in
-                    ServiceSession(
-                        id: id, leg: leg, engine: engine, name: service.name,
-                        serverName: server.name, address: target,
-                        splicesAtOnce: service.splicesAtOnce)
-                }
-            }
-        }
-        guard !configuration.resources.isEmpty else { return isReady.store(true, ordering: .releasing) }
-        health.start { [configuration, log, weak self] in
-            for virtual in configuration.clientCPU.addresses {
-                do {
-                    try engine.listen(
-                        SocketAddress(address: virtual.address, port: configuration.iscsi.port)
-                    ) { id, leg in
-                        ISCSISession(id: id, leg: leg, engine: engine, portal: portal)
-                    }
-                } catch {
-                    log.error("iSCSI at \(virtual.address): \(error)")
-                }
-            }
-            self?.isReady.store(true, ordering: .releasing)
-            log.notice("ready: \(configuration.resources.count) resources")
+        try listeners.update(configuration)
+        guard !configuration.resources.isEmpty else { return becomeReady() }
+        health.start { [weak self] in
+            guard let self else { return }
+            for failure in listeners.openISCSI(configuration) { log.error("iSCSI at \(failure)") }
+            becomeReady()
         }
     }
+
+    /// Ready is when clients are listened to and packets reach the ports: a port whose device is there is
+    /// up, or its cable is out for good.
+    private func becomeReady(waited: UInt64 = 0) {
+        let step: UInt64 = 20_000_000
+        let isWaiting =
+            dataplane.call { pipeline in
+                pipeline.portStatus().contains { !$0.isUp && ($0.isCPU || $0.mtu > 0) }
+            } ?? false
+        if isWaiting, waited < Self.portTimeMaximum {
+            loop.schedule(after: step) { [weak self] in
+                self?.becomeReady(waited: waited + step)
+            }
+            return
+        }
+        isReady.store(true, ordering: .releasing)
+        log.notice("ready: \(configuration.resources.count) resources")
+    }
+
+    /// ns that the start waits for ports.
+    private static let portTimeMaximum: UInt64 = 2_000_000_000
 
     /// True when clients are listened to.
     let isReady = Atomic<Bool>(false)
@@ -244,6 +229,7 @@ public final class Daemon: @unchecked Sendable {
         }
         pthread_join(thread, nil)
         dataplane.stop()
+        for (_, port) in captures.all { _ = port.stop() }
     }
 }
 

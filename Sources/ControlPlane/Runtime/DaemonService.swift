@@ -6,9 +6,9 @@ import Synchronization
 
 // What the API asks of the daemon. Sessions are asked on their own thread.
 extension Daemon: ControlService {
-    private var now: UInt64 { dsr_monotonic_ns() }
+    var now: UInt64 { dsr_monotonic_ns() }
 
-    private func onLoop<Value: Sendable>(
+    func onLoop<Value: Sendable>(
         _ body: @escaping @Sendable () -> Value
     ) async -> Value {
         await withCheckedContinuation { continuation in
@@ -16,9 +16,9 @@ extension Daemon: ControlService {
         }
     }
 
-    private func seconds(_ ns: UInt64) -> Double { Double(ns) / 1e9 }
+    func seconds(_ ns: UInt64) -> Double { Double(ns) / 1e9 }
 
-    private func portName(_ number: PortNumber) -> String { portNames.name(number) ?? "\(number)" }
+    func portName(_ number: PortNumber) -> String { portNames.name(number) ?? "\(number)" }
 
     // MARK: Status
 
@@ -54,53 +54,8 @@ extension Daemon: ControlService {
         return model
     }
 
-    private func summaries() async -> [SessionSummary] {
+    func summaries() async -> [SessionSummary] {
         await onLoop { [self] in engine.sessions.values.map(\.summary).sorted { $0.id < $1.id } }
-    }
-
-    public func metrics() async -> [MetricFamily] {
-        var families: [MetricFamily] = []
-        let status = dataplane.call { $0.status() }
-        var packets = MetricFamily(
-            name: "dsr_port_packets_total", help: "Packets of a port.", kind: .counter)
-        var bytes = MetricFamily(
-            name: "dsr_port_bytes_total", help: "Octets of a port.", kind: .counter)
-        var up = MetricFamily(name: "dsr_port_up", help: "1 when a port is up.", kind: .gauge)
-        for port in await ports() {
-            let name = MetricFamily.Label("port", port.name)
-            packets.add(port.rxPackets, name, .init("direction", "receive"))
-            packets.add(port.txPackets, name, .init("direction", "transmit"))
-            bytes.add(port.rxBytes, name, .init("direction", "receive"))
-            bytes.add(port.txBytes, name, .init("direction", "transmit"))
-            up.add(UInt64(port.isUp ? 1 : 0), name)
-        }
-        families += [packets, bytes, up]
-        var drops = MetricFamily(
-            name: "dsr_drops_total", help: "Packets not forwarded, by reason.", kind: .counter)
-        for reason in DropReason.allCases {
-            drops.add(status?.drops[reason] ?? 0, .init("reason", "\(reason)"))
-        }
-        var occupancy = MetricFamily(
-            name: "dsr_table_entries", help: "Entries of a table.", kind: .gauge)
-        occupancy.add(UInt64(status?.rules ?? 0), .init("table", "rules"))
-        occupancy.add(UInt64(status?.flows ?? 0), .init("table", "flows"))
-        occupancy.add(UInt64(status?.splices ?? 0), .init("table", "splices"))
-        var states = MetricFamily(
-            name: "dsr_sessions", help: "Sessions by state.", kind: .gauge)
-        let summaries = await summaries()
-        for state in SessionState.allCases {
-            states.add(
-                UInt64(summaries.count { self.state($0.state) == state }),
-                .init("state", state.rawValue))
-        }
-        let counters = await onLoop { [self] in engine.counters }
-        var logins = MetricFamily(
-            name: "dsr_logins_total", help: "iSCSI logins by result.", kind: .counter)
-        logins.add(counters.loginsAccepted, .init("result", "accepted"))
-        logins.add(counters.loginsRefused, .init("result", "refused"))
-        logins.add(counters.authenticationFailures, .init("result", "authentication_failure"))
-        families += [drops, occupancy, states, logins]
-        return families
     }
 
     // MARK: Switch
@@ -147,7 +102,7 @@ extension Daemon: ControlService {
     }
 
     @discardableResult
-    private func apply(_ commands: [Command]) throws(ControlError) -> [CommandResult] {
+    func apply(_ commands: [Command]) throws(ControlError) -> [CommandResult] {
         do throws(BatchError) {
             return try dataplane.apply(commands)
         } catch {
@@ -174,7 +129,7 @@ extension Daemon: ControlService {
                 length: error.length, suggestion: error.suggestion, text: error.text))
     }
 
-    private func parse(_ texts: [String]) throws(ControlError) -> [Rule] {
+    func parse(_ texts: [String]) throws(ControlError) -> [Rule] {
         var rules: [Rule] = []
         for (index, text) in texts.enumerated() {
             do throws(RuleSyntaxError) {
@@ -206,45 +161,85 @@ extension Daemon: ControlService {
             .map { RuleModel($0) }
     }
 
+    /// Rules as they may stand beside the switch's own.
+    private func parseRules(_ texts: [String]) throws(ControlError) -> [Rule] {
+        let rules = try parse(texts)
+        for (index, rule) in rules.enumerated() {
+            guard let refusal = SwitchRules.refusal(rule, own: ownRules) else { continue }
+            throw ControlError(
+                .conflict,
+                ErrorModel(
+                    message: refusal.message, line: index + 1, suggestion: refusal.suggestion,
+                    text: texts[index]))
+        }
+        return rules
+    }
+
     public func addRules(_ texts: [String]) async throws(ControlError) -> ChangeModel {
-        try apply(try parse(texts).map { .addRule($0) })
+        try apply(try parseRules(texts).map { .addRule($0) })
         return ChangeModel(count: texts.count)
     }
 
     public func deleteRules(
         selector text: String, isStrict: Bool
     ) async throws(ControlError) -> ChangeModel {
-        let results = try apply([.deleteRules(try selector(text, isStrict: isStrict))])
+        var selector = try selector(text, isStrict: isStrict)
+        selector.exceptCookie = SwitchRules.cookie
+        let results = try apply([.deleteRules(selector)])
         if case .count(let count) = results[0] { return ChangeModel(count: count) }
         return ChangeModel(count: 0)
     }
 
     public func replaceRules(_ texts: [String]) async throws(ControlError) -> ChangeModel {
-        try apply([.replaceRules(try parse(texts))])
+        try apply([.replaceRules(ownRules + (try parseRules(texts)))])
         return ChangeModel(count: texts.count)
     }
 
     public func trace(_ request: TraceRequest) async throws(ControlError) -> TraceModel {
-        guard let text = request.packet else {
+        let (bytes, described) = try packet(request)
+        var port = described
+        if let name = request.inPort {
+            guard let number = portNames.number(name) ?? UInt16(name) else {
+                throw ControlError(.badRequest, "there is no port \(name)", field: "in_port")
+            }
+            port = number
+        }
+        guard portNames.name(port) != nil else {
             throw ControlError(
-                .badRequest, "no packet", field: "packet",
-                suggestion: "give an Ethernet frame in hexadecimal")
+                .badRequest, port == 0 ? "no port" : "there is no port \(port)", field: "in_port",
+                suggestion: "say where the packet comes in")
         }
-        guard let bytes = ISCSIText.binary("0x" + text.filter { !$0.isWhitespace }) else {
-            throw ControlError(.badRequest, "not hexadecimal", field: "packet")
-        }
-        let name = request.inPort ?? "1"
-        guard let port = portNames.number(name) ?? UInt16(name) else {
-            throw ControlError(.badRequest, "there is no port \(name)", field: "in_port")
-        }
+        guard let result = dataplane.call({ [port, now] in $0.dryRun(bytes, port: port, now: now) })
+        else { throw ControlError(.unavailable, "the dataplane is stopping or overloaded") }
         var model = TraceModel()
-        model.steps = dataplane.call { [now] in $0.trace(bytes, port: port, now: now) } ?? []
-        let out = "output to port "
-        model.outputs = model.steps.filter { $0.hasPrefix(out) }.compactMap {
-            UInt16($0.dropFirst(out.count))
-        }
-        model.drop = model.steps.last { $0.hasPrefix("drop: ") }.map { String($0.dropFirst(6)) }
+        model.steps = result.steps
+        model.outputs = result.outputs
+        model.drop = result.drops.last.map { "\($0)" }
         return model
+    }
+
+    /// The frame of a trace, and the port that its description names (0: none).
+    private func packet(
+        _ request: TraceRequest
+    ) throws(ControlError) -> (bytes: [UInt8], port: PortNumber) {
+        switch (request.packet, request.flow) {
+        case (let text?, nil):
+            guard let bytes = ISCSIText.binary("0x" + text.filter { !$0.isWhitespace }) else {
+                throw ControlError(.badRequest, "not hexadecimal", field: "packet")
+            }
+            return (bytes, 0)
+        case (nil, let text?):
+            do throws(RuleSyntaxError) {
+                let described = try PacketDescription.parse(text, ports: portNames)
+                return (described.frame, described.inPort)
+            } catch {
+                throw refusal(error, index: 0)
+            }
+        default:
+            throw ControlError(
+                .badRequest, "give a packet or a flow, one of them", field: "packet",
+                suggestion: "packet is an Ethernet frame in hexadecimal, flow a description")
+        }
     }
 
     public func flows(offset: Int, limit: Int) async throws(ControlError) -> FlowPage {
@@ -276,7 +271,7 @@ extension Daemon: ControlService {
 
     // MARK: Sessions
 
-    private func state(_ name: String) -> SessionState {
+    func state(_ name: String) -> SessionState {
         switch name {
         case "login": .login
         case "discovery", "fullFeature", "clientOnly": .idle
@@ -433,49 +428,6 @@ extension Daemon: ControlService {
 
     public func followEvents(after: UInt64?) async -> AsyncStream<EventModel> {
         events.follow(after: after)
-    }
-
-    private func model(_ name: String, _ recording: RecordingPort.Recording) -> CaptureModel {
-        var model = CaptureModel()
-        model.port = name
-        model.file = recording.path
-        model.isRunning = recording.isRunning
-        model.packets = recording.packets
-        model.bytes = recording.bytes
-        return model
-    }
-
-    public func captures() async -> [CaptureModel] {
-        captures.all.compactMap { name, port in port.recording.map { model(name, $0) } }
-    }
-
-    public func startCapture(
-        _ request: CaptureRequest
-    ) async throws(ControlError) -> CaptureModel {
-        let name = UInt16(request.port).flatMap(portNames.name) ?? request.port
-        guard let recorder = captures.recorder(name) else {
-            throw ControlError(.notFound, "there is no port \(request.port)", field: "port")
-        }
-        do throws(PortError) {
-            try recorder.start(
-                path: request.file, limit: UInt64(max(0, request.count ?? 0)),
-                filter: request.filter)
-        } catch {
-            throw ControlError(.badRequest, error.description)
-        }
-        return recorder.recording.map { model(name, $0) } ?? CaptureModel()
-    }
-
-    public func stopCapture(port: String) async throws(ControlError) -> CaptureModel {
-        let name = UInt16(port).flatMap(portNames.name) ?? port
-        guard let recording = captures.recorder(name)?.stop() else {
-            throw ControlError(.notFound, "port \(port) is not being captured")
-        }
-        return model(name, recording)
-    }
-
-    public func reload(_ request: ReloadRequest) async throws(ControlError) -> ReloadModel {
-        throw ControlError(.notSupported, "reload is not there yet; restart dsrd")
     }
 }
 

@@ -49,7 +49,7 @@ package final class EventLog: Sendable {
         }
     }
 
-    func add(_ event: SessionEvent, ports: PortNames) {
+    func add(_ event: SessionEvent, ports: PortNames, isRejoined: Bool = false) {
         var model = EventModel()
         switch event {
         case .opened(let session):
@@ -68,9 +68,13 @@ package final class EventLog: Sendable {
             model.session = UInt64(session.id)
             model.message = "session \(session.id): \(reason)"
         case .port(let number, let isUp):
-            model.kind = isUp ? "port_up" : "port_down"
-            model.port = ports.name(number) ?? "\(number)"
-            model.message = "port \(ports.name(number) ?? "\(number)") is \(isUp ? "up" : "down")"
+            let name = ports.name(number) ?? "\(number)"
+            model.kind = isRejoined ? "port_rejoined" : isUp ? "port_up" : "port_down"
+            model.port = name
+            model.message =
+                isRejoined
+                ? "port \(name) has joined its device again and is \(isUp ? "up" : "down")"
+                : "port \(name) is \(isUp ? "up" : "down")"
         case .ruleExpired(let id, let cookie, let isHard):
             model.kind = "rule_expired"
             model.message = "rule \(id) expired (\(isHard ? "hard" : "idle") time-out)"

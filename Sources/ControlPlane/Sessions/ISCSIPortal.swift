@@ -4,19 +4,20 @@ import StorageProtocols
 /// What all iSCSI sessions at the virtual addresses share: the tables, what was learned of servers, counters.
 final class ISCSIPortal {
     private(set) var resources: ResourceTable
-    private let credentials: CredentialTable
-    private let users: [Credential]
-    private let servers: [String: Server]
-    private let requiresCHAP: Bool
+    private var credentials: CredentialTable
+    private var users: [Credential]
+    private var servers: [String: Server]
+    private var requiresCHAP: Bool
     private let engine: SessionEngine
     private let port: UInt16
     /// Learned by probes, by server and resource.
     private var learned: [String: [String: ISCSIServerParameters]] = [:]
     private var lastTSIH: UInt16 = 0
-    let splicesAutomatically: Bool
-    /// ns.
-    let loginTimeout: UInt64
-    let serverTimeout: UInt64 = 5_000_000_000
+    private(set) var splicesAutomatically: Bool
+    /// ns that a client's login may take.
+    private(set) var loginTimeout: UInt64
+    /// ns from a session's first command to the end of the login at its server, as for a health check.
+    private(set) var serverTimeout: UInt64
     static let initiatorName = "iqn.2026-01.net.dsr:redirector"
 
     init(configuration: Configuration, engine: SessionEngine) {
@@ -31,7 +32,36 @@ final class ISCSIPortal {
         splicesAutomatically = configuration.iscsi.splicesAutomatically
         port = configuration.iscsi.port
         loginTimeout = UInt64(configuration.limits.loginTimeoutMilliseconds) * 1_000_000
+        serverTimeout = UInt64(configuration.health.timeoutMilliseconds) * 1_000_000
         self.engine = engine
+    }
+
+    /// New sessions follow `new`; those that are there go on as they are. A resource stays where it is now
+    /// unless the file assigns it elsewhere than it did before.
+    func update(from old: Configuration, to new: Configuration) {
+        let before = Dictionary(
+            old.resources.map { ($0.name, $0.assigned) }, uniquingKeysWith: { first, _ in first })
+        var table = ResourceTable(new.resources)
+        for resource in new.resources where before[resource.name] == resource.assigned {
+            guard let present = resources.assignedServer(of: resource.name),
+                resource.servers.contains(present)
+            else { continue }
+            try? table.assign(resource.name, to: present)
+        }
+        resources = table
+        credentials = CredentialTable(
+            credentials: new.credentials, servers: new.servers, resources: new.resources)
+        users = new.credentials
+        servers = Dictionary(
+            new.servers.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+        requiresCHAP = new.iscsi.requiresCHAP
+        splicesAutomatically = new.iscsi.splicesAutomatically
+        loginTimeout = UInt64(new.limits.loginTimeoutMilliseconds) * 1_000_000
+        serverTimeout = UInt64(new.health.timeoutMilliseconds) * 1_000_000
+        // What was learned of a server that is another one now is learned again.
+        for server in old.servers where !new.servers.contains(server) {
+            learned[server.name] = nil
+        }
     }
 
     func random(_ count: Int) -> [UInt8] {
@@ -84,7 +114,8 @@ final class ISCSIPortal {
     func discovery(for leg: Leg, user: String?) -> ISCSIDiscovery {
         let address = SocketAddress(address: leg.local.address, port: leg.local.port).description
         return ISCSIDiscovery(
-            targets: resources.all.filter { credentials.mayUse(user: user, resource: $0.name) }.map {
+            targets: resources.all.filter { credentials.mayUse(user: user, resource: $0.name) }.map
+            {
                 ISCSIDiscovery.Target(name: $0.target, addresses: [address])
             })
     }

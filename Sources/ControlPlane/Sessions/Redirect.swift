@@ -39,6 +39,17 @@ final class Redirect {
         /// Octets that went through the relay, by side where they came from.
         var relayedFromClient: UInt64 = 0
         var relayedFromServer: UInt64 = 0
+
+        mutating func add(_ other: Statistics) {
+            splices += other.splices
+            unsplices += other.unsplices
+            spliceGiveUps += other.spliceGiveUps
+            unspliceGiveUps += other.unspliceGiveUps
+            longestFreeze = max(longestFreeze, other.longestFreeze)
+            longestDrain = max(longestDrain, other.longestDrain)
+            relayedFromClient += other.relayedFromClient
+            relayedFromServer += other.relayedFromServer
+        }
     }
 
     let id: SpliceID
@@ -214,6 +225,8 @@ final class Redirect {
         } catch let error as RelayError {
             return end(error.message, reset: true)
         } catch {
+            // Nothing goes to the client yet: only the server's socket can have failed.
+            if !relay.wantsClientInput { return onOutcome(.connectFailed("\(error)")) }
             return end("\(error)", reset: true)
         }
         if isShut[0], isShut[1] { return end("closed by both ends", reset: false) }
@@ -239,6 +252,10 @@ final class Redirect {
                     UnsafeRawBufferPointer(rebasing: engine.scratch[..<count]), from: side,
                     output: &output)
                 isMoving = true
+            case .end where side == .server && !relay.wantsClientInput:
+                // The end of a server that did not let us in is not the end of the client's session.
+                onOutcome(.connectFailed("closed by the server"))
+                return false
             case .end:
                 isEOF[side.index] = true
                 isMoving = true

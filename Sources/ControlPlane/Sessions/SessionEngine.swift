@@ -46,7 +46,10 @@ final class SessionEngine {
     let drainMaximum: UInt64 = 40_000_000
 
     private(set) var sessions: [SpliceID: any Session] = [:]
+    private var listeners: [SocketAddress: Int32] = [:]
     private var freeIDs: [SpliceID] = []
+    /// Statistics of sessions that have ended, summed.
+    private(set) var ended = Redirect.Statistics()
     private var nextID: SpliceID = 0
     private var random = SystemRandomNumberGenerator()
     var counters = EngineCounters()
@@ -119,12 +122,20 @@ final class SessionEngine {
     ) throws(SystemCallError) {
         let descriptor = try Socket.listen(
             address, options: ListenOptions(device: environment.clientDevice, backlog: 1_024))
+        listeners[address] = descriptor
         loop.register(descriptor, events: [.read]) { [weak self] _ in
             // A bounded number at a time, so that a flood of connections does not starve sessions.
             for _ in 0..<64 {
                 guard let self, acceptOne(descriptor, make) else { return }
             }
         }
+    }
+
+    /// Sessions that were accepted there go on.
+    func stopListening(_ address: SocketAddress) {
+        guard let descriptor = listeners.removeValue(forKey: address) else { return }
+        loop.unregister(descriptor)
+        Socket.close(descriptor)
     }
 
     private func acceptOne(
@@ -167,7 +178,8 @@ final class SessionEngine {
         let syn = try SavedSYN(descriptor: accepted.descriptor)
         let info = try TCPInfo(descriptor: accepted.descriptor)
         leg.update(from: info)
-        leg.maximumSegment = Int(syn.maximumSegment ?? (accepted.remote.address.isIPv4 ? 536 : 1_220))
+        leg.maximumSegment = Int(
+            syn.maximumSegment ?? (accepted.remote.address.isIPv4 ? 536 : 1_220))
         leg.base = SequenceNumber(syn.initialSequence) + 1
         try apply([
             .splice(
@@ -196,6 +208,7 @@ final class SessionEngine {
     func remove(_ id: SpliceID, reason: String) {
         guard let session = sessions.removeValue(forKey: id) else { return }
         counters.closed += 1
+        ended.add(session.summary.statistics)
         onEvent(.closed(session.summary, reason: reason))
         log.info("session \(id) ended: \(reason)")
         // The dataplane frees a record 5 s after its end.

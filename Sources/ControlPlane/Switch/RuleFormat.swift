@@ -15,28 +15,6 @@ public enum RuleFormat {
 
     public static func match(_ match: Match) -> String { matchWords(match).joined(separator: ",") }
 
-    /// A line of `ovs-ofctl dump-flows`.
-    public static func listing(_ status: RuleStatus) -> String {
-        let rule = status.rule
-        var words = [
-            "cookie=0x" + String(rule.cookie, radix: 16),
-            "duration=\(seconds(status.duration))s", "table=0", "n_packets=\(status.packets)",
-            "n_bytes=\(status.bytes)",
-        ]
-        if rule.idleTimeout != 0 { words.append("idle_timeout=\(rule.idleTimeout)") }
-        if rule.hardTimeout != 0 { words.append("hard_timeout=\(rule.hardTimeout)") }
-        words.append("idle_age=\(status.idle / 1_000_000_000)")
-        let match = (["priority=\(rule.priority)"] + matchWords(rule.match)).joined(separator: ",")
-        return " " + words.joined(separator: ", ") + ", " + match + " actions="
-            + actions(rule.actions)
-    }
-
-    private static func seconds(_ ns: UInt64) -> String {
-        let ms = ns / 1_000_000
-        let fraction = String(ms % 1_000)
-        return "\(ms / 1_000)." + String(repeating: "0", count: 3 - fraction.count) + fraction
-    }
-
     // MARK: Match
 
     private static func matchWords(_ match: Match) -> [String] {
@@ -140,7 +118,8 @@ public enum RuleFormat {
         let length = (~bits).leadingZeroBitCount
         let isPrefix = length == 0 ? bits == 0 : bits == UInt32.max << UInt32(32 - length)
         words.append(
-            "\(name)=\(IPAddress(v4: value.v4))/\(isPrefix ? "\(length)" : "\(IPAddress(v4: bits))")")
+            "\(name)=\(IPAddress(v4: value.v4))/\(isPrefix ? "\(length)" : "\(IPAddress(v4: bits))")"
+        )
     }
 
     private static func prefixLength(_ mask: IPAddress) -> Int? {
@@ -177,7 +156,8 @@ public enum RuleFormat {
                 "tcp_flags="
                     + (mask.tcpFlags & ~named == 0
                         ? flags
-                        : "0x\(String(value.tcpFlags, radix: 16))/0x\(String(mask.tcpFlags, radix: 16))"))
+                        : "0x\(String(value.tcpFlags, radix: 16))/0x\(String(mask.tcpFlags, radix: 16))")
+            )
         }
         return words
     }

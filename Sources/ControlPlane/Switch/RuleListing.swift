@@ -1,7 +1,7 @@
-import DataPlane
+package import DataPlane
 
 extension RuleModel {
-    init(_ status: RuleStatus) {
+    package init(_ status: RuleStatus) {
         text = RuleFormat.text(status.rule)
         match = RuleFormat.match(status.rule.match)
         actions = RuleFormat.actions(status.rule.actions)

@@ -106,6 +106,7 @@ extension Pipeline {
         guard
             let side = splicer.side(of: headers, id: id, origin: origin)
         else { return output.count(.spliceUnknown) }
+        if let trace, trace.isDry { return describe(id, side, origin: origin, trace) }
         let disposition = splicer.process(
             id, side: side, origin: origin, frame: frame, headers: &headers, ingress: ingress,
             output: &output, now: now)

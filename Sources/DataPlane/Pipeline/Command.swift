@@ -26,6 +26,8 @@ public struct RuleSelector: Hashable, Sendable {
     public var cookieMask: UInt64
     /// Only rules with an output to this port, when given.
     public var outPort: PortNumber?
+    /// Rules with this cookie are not meant, whatever else is said.
+    public var exceptCookie: UInt64?
     public init(
         match: Match = Match(), isStrict: Bool = false, priority: UInt16 = 32768,
         cookie: UInt64 = 0, cookieMask: UInt64 = 0, outPort: PortNumber? = nil

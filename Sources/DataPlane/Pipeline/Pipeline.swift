@@ -313,6 +313,11 @@ struct TokenBucket {
 /// Collects what happens to a traced packet.
 final class TraceSink {
     var lines: [String] = []
+    /// Of a dry run: ports where the packet would go out.
+    var outputs: [PortNumber] = []
+    /// Nothing may be changed.
+    let isDry: Bool
+    init(isDry: Bool = false) { self.isDry = isDry }
     func note(_ line: String) { lines.append(line) }
     func note(_ headers: PacketHeaders, port: PortNumber) {
         lines.append("packet in on port \(port): \(headers.summary)")

@@ -37,6 +37,21 @@ final class CaptureWriter: @unchecked Sendable {
         pcap_close(handle)
     }
 
+    /// What the disk said since the start; nil: everything was taken.
+    var failure: String? {
+        guard let file = pcap_dump_file(dumper), ferror(file) != 0 else { return nil }
+        return failureText ?? "cannot be written"
+    }
+    private var failureText: String?
+
+    /// Hands what is buffered to the system; `failure` tells whether it was taken.
+    func flush() {
+        errno = 0
+        if pcap_dump_flush(dumper) != 0, errno != 0 {
+            failureText = String(cString: strerror(errno))
+        }
+    }
+
     /// False when the filter does not take the frame. `time`: ns since 1970; nil: now.
     func write(_ frame: Frame, time: UInt64? = nil) -> Bool {
         var header = pcap_pkthdr()
@@ -54,8 +69,12 @@ final class CaptureWriter: @unchecked Sendable {
         let bytes = frame.start.assumingMemoryBound(to: UInt8.self)
         if hasFilter, pcap_offline_filter(&program, &header, bytes) == 0 { return false }
         // libpcap passes its dumper as the callback's user pointer.
+        errno = 0
         pcap_dump(
             UnsafeMutableRawPointer(dumper).assumingMemoryBound(to: UInt8.self), &header, bytes)
+        if failureText == nil, errno != 0, let file = pcap_dump_file(dumper), ferror(file) != 0 {
+            failureText = String(cString: strerror(errno))
+        }
         return true
     }
 }

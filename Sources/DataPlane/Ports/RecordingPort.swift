@@ -10,7 +10,10 @@ public final class RecordingPort: Port, @unchecked Sendable {
         public var packets: UInt64 = 0
         public var bytes: UInt64 = 0
         public var limit: UInt64
+        public var filter: String?
         public var isRunning = true
+        /// Why it ended early.
+        public var error: String?
     }
 
     private struct State: ~Copyable {
@@ -39,7 +42,7 @@ public final class RecordingPort: Port, @unchecked Sendable {
                 throw PortError(port: name, message: "is being recorded already")
             }
             state.writer = try CaptureWriter(path: path, filter: filter)
-            state.recording = Recording(path: path, limit: limit)
+            state.recording = Recording(path: path, limit: limit, filter: filter)
         }
         isRecording.store(true, ordering: .releasing)
     }
@@ -48,10 +51,18 @@ public final class RecordingPort: Port, @unchecked Sendable {
     public func stop() -> Recording? {
         isRecording.store(false, ordering: .releasing)
         return state.withLock { state in
-            state.writer = nil
-            state.recording?.isRunning = false
+            Self.finish(&state)
             return state.recording
         }
+    }
+
+    /// Completes the file; an error of the disk shows at the latest here.
+    private static func finish(_ state: inout State) {
+        guard let writer = state.writer else { return }
+        writer.flush()
+        if let failure = writer.failure { state.recording?.error = failure }
+        state.writer = nil
+        state.recording?.isRunning = false
     }
 
     public var recording: Recording? { state.withLock { $0.recording } }
@@ -63,11 +74,9 @@ public final class RecordingPort: Port, @unchecked Sendable {
             guard writer.write(frame) else { return }
             state.recording?.packets += 1
             state.recording?.bytes += UInt64(frame.length)
-            if let recording = state.recording, recording.limit > 0,
-                recording.packets >= recording.limit
-            {
-                state.writer = nil
-                state.recording?.isRunning = false
+            let isFull = state.recording.map { $0.limit > 0 && $0.packets >= $0.limit } ?? false
+            if isFull || writer.failure != nil {
+                Self.finish(&state)
                 isRecording.store(false, ordering: .releasing)
             }
         }

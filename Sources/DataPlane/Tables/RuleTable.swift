@@ -226,6 +226,7 @@ package struct RuleTable: ~Copyable {
     }
 
     private func isSelected(_ entry: Entry, _ selector: RuleSelector) -> Bool {
+        if entry.rule.cookie == selector.exceptCookie { return false }
         if selector.cookieMask != 0,
             (entry.rule.cookie ^ selector.cookie) & selector.cookieMask != 0
         {
