@@ -89,11 +89,13 @@ private struct ConfigurationBuilder {
         result.rules = reader.sequence(top["rules"], "rules").map {
             reader.string($0.node, $0.field)
         }
+        // CPU ports are numbered after the network ports.
+        let names = PortNames(
+            result.ports.map(\.name) + [result.clientCPU.device, result.storageCPU.device])
         for index in result.rules.indices {
             let node = top["rules"]?.sequence?[index]
             do {
-                _ = try RuleSyntax.parse(
-                    result.rules[index], ports: PortNames(result.ports.map(\.name)))
+                _ = try RuleSyntax.parse(result.rules[index], ports: names)
             } catch {
                 reader.fail(node, "rules[\(index)]", error.description)
             }
