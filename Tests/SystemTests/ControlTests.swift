@@ -3,7 +3,9 @@ import Testing
 
 extension SystemTests {
     /// Commands of the switch, with a daemon at work.
-    @Suite("Control", .serialized, .lab(configuration: withRareHealthChecks))
+    @Suite(
+        "Control", .serialized,
+        .lab(configuration: { try withRareHealthChecks($0) + "limits: {idle_timeout_s: 1}\n" }))
     struct ControlTests {
         private struct Rule: Decodable {
             var cookie: String
@@ -138,6 +140,29 @@ extension SystemTests {
             let seen = try await packets(file).filter { $0.contains("ICMP echo") }
             #expect(seen.count == 6, "\(seen)")
             try await lab.server("start", "dsr1")
+        }
+
+        /// `limits.idle_timeout_s`: a spliced session that nobody uses is closed.
+        @Test func anIdleSessionIsClosed() async throws {
+            struct Session: Decodable {
+                var state: String
+                var idleS: Double
+            }
+            let lab = try Laboratory.here()
+            let session = try RawInitiator(lab, host: "client1", address: "10.10.0.100")
+            try #require(try session.login(target: "iqn.2026-01.lab.dsr:r2").loginStatus == 0)
+            _ = try session.testUnitReady()
+            let isIdle = try await eventually(within: 3) {
+                try await lab.get([Session].self, "/sessions").contains {
+                    $0.state == "spliced" && $0.idleS > 0.3
+                }
+            }
+            #expect(isIdle)
+            let isOver = try await eventually(within: 4) {
+                try await lab.get([Session].self, "/sessions").isEmpty
+            }
+            #expect(isOver)
+            #expect(session.waitForEnd())
         }
 
         /// The announcements at a start, on both sides and in both families.

@@ -92,6 +92,26 @@ extension SystemTests {
             try await failing.expectRecovery(session)
         }
 
+        /// Something else listens there: it hangs up at once, or takes the login and never answers.
+        @Test(arguments: [("true", 1.0), ("sleep 20", 2.5)])
+        func aServerThatIsNone(script: String, seconds: Double) async throws {
+            let lab = try Laboratory.here()
+            let failing = FailingServer(lab: lab)
+            try await lab.server("kill", "server2")
+            let listener = try lab.start(
+                "server2", ["socat", "TCP-LISTEN:3260,reuseaddr,fork", "EXEC:\(script)"])
+            let isListening = try await eventually(within: 5) {
+                try await lab.attempt("server2", ["ss", "-lnt"]).output.contains(":3260")
+            }
+            try #require(isListening)
+            let session = try failing.logIn("r3")
+            try await failing.expectNotReady(session, within: seconds)
+            listener.signal(SIGTERM)
+            _ = try await listener.result(within: 10)
+            try await lab.server("start", "server2")
+            try await failing.expectRecovery(session)
+        }
+
         /// Nobody answers: the time-out of health checks counts.
         @Test func aServerThatIsCutOff() async throws {
             let lab = try Laboratory.here()

@@ -23,8 +23,8 @@ public struct Limits: Hashable, Sendable {
     /// Milliseconds that a client may take from connecting to the end of its login.
     public var loginTimeoutMilliseconds = 15_000
     /// Milliseconds that a change of state may take before it is given up and the session stays
-    /// where it was.
-    public var drainTimeoutMilliseconds = 2_000
+    /// where it was; it is tried again. Packets may be held for as long.
+    public var drainTimeoutMilliseconds = 40
     /// Seconds without a packet after which a spliced session is closed; 0: never.
     public var idleTimeoutSeconds = 0
 

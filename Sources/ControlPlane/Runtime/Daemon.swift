@@ -153,7 +153,7 @@ public final class Daemon: @unchecked Sendable {
     }
 
     private func makeEngine() {
-        let environment = SessionEngine.Environment(
+        var environment = SessionEngine.Environment(
             clientDevice: configuration.clientCPU.device,
             storageDevice: configuration.storageCPU.device,
             clientDomain: PortSide.client.domain, storageDomain: PortSide.storage.domain,
@@ -161,6 +161,9 @@ public final class Daemon: @unchecked Sendable {
             storageMAC: configuration.storageCPU.macAddress,
             storageAddresses: configuration.storageCPU.addresses.map(\.address),
             sessionMaximum: configuration.limits.sessions)
+        environment.drainMaximum =
+            UInt64(configuration.limits.drainTimeoutMilliseconds) * 1_000_000
+        environment.idleSeconds = UInt32(configuration.limits.idleTimeoutSeconds)
         engine = SessionEngine(
             loop: loop, dataplane: dataplane, environment: environment, log: log)
         portal = ISCSIPortal(configuration: configuration, engine: engine)

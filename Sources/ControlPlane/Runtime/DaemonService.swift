@@ -264,6 +264,8 @@ extension Daemon: ControlService {
             model.cookie = "0x" + String(status.cookie, radix: 16)
             model.nPackets = status.packets
             model.nBytes = status.bytes
+            let second = UInt32(truncatingIfNeeded: now / 1_000_000_000)
+            model.idleS = Double(second &- min(second, status.lastUsed))
             return model
         }
         return page
@@ -316,6 +318,8 @@ extension Daemon: ControlService {
         if let snapshot = dataplane.call({ $0.spliceSnapshot(summary.id) }) ?? nil {
             model.clientBytes += snapshot.client.bytes
             model.serverBytes += snapshot.server.bytes
+            let last = max(snapshot.client.lastReceived, snapshot.server.lastReceived)
+            model.idleS = last == 0 ? model.ageS : seconds(now &- min(now, last))
             model.clientPackets = snapshot.client.packets
             model.serverPackets = snapshot.server.packets
             model.clientLeg.port = snapshot.client.port == 0 ? "" : portName(snapshot.client.port)

@@ -18,6 +18,10 @@ final class SessionEngine {
         /// Addresses of the storage-side CPU port: sources of server legs.
         public var storageAddresses: [IPAddress]
         public var sessionMaximum: Int
+        /// ns that a change of state may take.
+        public var drainMaximum: UInt64 = 40_000_000
+        /// Seconds without a packet after which a spliced session is closed; 0: never.
+        public var idleSeconds: UInt32 = 0
         public init(
             clientDevice: String, storageDevice: String, clientDomain: DomainID,
             storageDomain: DomainID, clientMAC: MACAddress, storageMAC: MACAddress,
@@ -43,7 +47,7 @@ final class SessionEngine {
     let scratch: UnsafeMutableRawBufferPointer
     let relayBufferMaximum = 256 << 10
     /// A drain that lasts longer gives up, ns.
-    let drainMaximum: UInt64 = 40_000_000
+    var drainMaximum: UInt64 { environment.drainMaximum }
 
     private(set) var sessions: [SpliceID: any Session] = [:]
     private var listeners: [SocketAddress: Int32] = [:]
@@ -191,7 +195,8 @@ final class SessionEngine {
                         remoteAddress: leg.remote.address, remotePort: leg.remote.port,
                         remoteScale: leg.remoteScale, localScale: leg.localScale,
                         remoteBase: leg.base), usesTimestamps: leg.usesTimestamps,
-                    usesSACK: leg.usesSACK))
+                    usesSACK: leg.usesSACK)),
+            .splice(.setIdleTimeout(id, seconds: environment.idleSeconds)),
         ])
         // Read again: data may have come before the dataplane began to follow.
         let received = try TCPInfo(descriptor: accepted.descriptor).bytesReceived

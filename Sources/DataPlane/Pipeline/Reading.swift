@@ -31,6 +31,8 @@ public struct FlowStatus: Sendable {
     public var cookie: UInt64
     public var packets: UInt64
     public var bytes: UInt64
+    /// Second of the last packet, of the clock of `now`.
+    public var lastUsed: UInt32
 }
 
 public struct MACStatus: Sendable {
@@ -90,12 +92,12 @@ extension Pipeline {
         case .splice(let id, let side):
             return FlowStatus(
                 key: slot.key, splice: (id, side), actions: [.splice(id)], cookie: 0,
-                packets: slot.packets, bytes: slot.bytes)
+                packets: slot.packets, bytes: slot.bytes, lastUsed: slot.lastUsed)
         case .actions(let index):
             let list = lists[Int(index)]
             return FlowStatus(
                 key: slot.key, splice: nil, actions: list.map { Array($0.actions) } ?? [],
-                cookie: list?.cookie ?? 0, packets: slot.packets, bytes: slot.bytes)
+                cookie: list?.cookie ?? 0, packets: slot.packets, bytes: slot.bytes, lastUsed: slot.lastUsed)
         }
     }
 

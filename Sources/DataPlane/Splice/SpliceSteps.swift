@@ -476,6 +476,7 @@ extension Splicer {
         result.heldPackets = record.held.count &+ record.gap.count
         result.packets = record.packets
         result.bytes = record.bytes
+        result.lastReceived = record.lastReceived
         result.remoteMAC = record.remoteMAC
         result.port = record.port
         if let tracker = record.tracker {
