@@ -19,9 +19,11 @@ extension Pipeline {
         // The frame's memory is in a transmit queue: it must be copied before it is changed.
         var isQueued = false
         var hasActed = false
+        received.reset()
         for action in actions {
             if let trace { trace.note("action: \(action)") }
             if keepsAddresses, action.changesAddress { continue }
+            if action.changesPacket, !received.isKept { received.keep(frame, headers) }
             if isQueued, action.changesPacket {
                 frame = output.copy(frame, now: now)
                 isQueued = false
@@ -195,9 +197,14 @@ extension Pipeline {
         guard icmpTokens.take(now: now) else { return output.count(.icmpLimit) }
         let isIPv4 = headers.ipVersion == 4
         let own = configuration.icmpSources[domain]?.first { $0.isIPv4 == isIPv4 }
+        let buffer = output.scratch(now: now)
+        var original = (frame: frame, headers: headers)
+        if received.isKept {
+            original = received.restore(frame, headers, to: output.scratch(now: now))
+        }
         let error = ICMPError.build(
-            kind, about: frame, headers, source: own ?? headers.destination,
-            in: output.scratch(now: now))
+            kind, about: original.frame, original.headers,
+            source: own ?? original.headers.destination, in: buffer)
         output.transmit(error, to: ingress, now: now)
     }
 }

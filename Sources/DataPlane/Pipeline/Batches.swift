@@ -51,13 +51,17 @@ extension Pipeline {
         var flowCount = flows.count
         var added: Set<FlowKey> = []
         var removed: Set<FlowKey> = []
+        var hasReplacedRules = false
         for (index, command) in commands.enumerated() {
             func refuse(_ reason: BatchError.Reason) throws(BatchError) {
                 throw BatchError(index: index, reason: reason)
             }
             switch command {
             case .addRule(let rule):
-                ruleCount += 1
+                // In a full table a rule can still take the place of the one that it replaces.
+                if hasReplacedRules || ruleCount < rules.capacity || !rules.contains(rule) {
+                    ruleCount += 1
+                }
                 if ruleCount > rules.capacity {
                     try refuse(.ruleTableFull(limit: rules.capacity))
                 }
@@ -73,6 +77,7 @@ extension Pipeline {
                     if let reason = refusal(rule.actions) { try refuse(reason) }
                 }
                 ruleCount = wanted.count
+                hasReplacedRules = true
             case .addFlow(let key, let actions, _, _):
                 if added.contains(key) || (flows.contains(key) && !removed.contains(key)) {
                     try refuse(.flowExists)

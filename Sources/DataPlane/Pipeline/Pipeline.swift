@@ -40,6 +40,7 @@ public struct Pipeline: ~Copyable {
     var lists: [FlowActions?] = []
     var freeLists: [UInt32] = []
     var trace: TraceSink?
+    var received = ReceivedPacket()
     private let frames: UnsafeMutablePointer<Frame>
     private let headers: UnsafeMutablePointer<PacketHeaders>
     private let keys: UnsafeMutablePointer<FlowKey>

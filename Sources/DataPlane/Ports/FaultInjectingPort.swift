@@ -29,6 +29,8 @@ public final class FaultInjectingPort: Port {
         /// GSO frames and frames with unfinished checksums: damage would not be noticed by a checksum.
         public var corruptSkipped: UInt64 = 0
         public var poolFull: UInt64 = 0
+
+        public init() {}
     }
 
     private struct Delayed {

@@ -31,7 +31,9 @@ package struct FlowTable: ~Copyable {
 
     /// `capacity` flows at most. Memory is touched only as flows come. `seed` makes collisions
     /// impossible to choose from outside.
-    package init(capacity: Int, seed: (UInt64, UInt64) = (0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93)) {
+    package init(
+        capacity: Int, seed: (UInt64, UInt64) = (0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93)
+    ) {
         self.capacity = max(1, capacity)
         self.seed = (seed.0 | 1, seed.1 | 1)
         var slotCount = 64
@@ -154,7 +156,9 @@ package struct FlowTable: ~Copyable {
     /// Number of slots, for paging.
     package var slotCount: Int { mask + 1 }
 
-    package func slot(_ index: Int) -> (key: FlowKey, target: FlowTarget, packets: UInt64, bytes: UInt64, lastUsed: UInt32)? {
+    package func slot(_ index: Int) -> (
+        key: FlowKey, target: FlowTarget, packets: UInt64, bytes: UInt64, lastUsed: UInt32
+    )? {
         guard index >= 0, index <= mask, slots[index].target != 0 else { return nil }
         let slot = slots[index]
         return (slot.key, Self.decode(slot.target), slot.packets, slot.bytes, slot.lastUsed)

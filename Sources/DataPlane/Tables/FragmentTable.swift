@@ -66,8 +66,9 @@ package struct FragmentTable: ~Copyable {
     private func home(_ key: Key) -> Int {
         var hash = key.source.low ^ key.source.high &* 0x9e37_79b9_7f4a_7c15
         hash = (hash ^ key.destination.low) &* 0xd6e8_feb8_6659_fd93
-        hash = (hash ^ key.destination.high ^ UInt64(key.identification) << 16
-            ^ UInt64(key.ipProtocol)) &* 0xff51_afd7_ed55_8ccd
+        hash =
+            (hash ^ key.destination.high ^ UInt64(key.identification) << 16
+                ^ UInt64(key.ipProtocol)) &* 0xff51_afd7_ed55_8ccd
         return Int(truncatingIfNeeded: hash >> 32) & (capacity - 1)
     }
 

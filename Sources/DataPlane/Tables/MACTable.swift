@@ -108,12 +108,15 @@ package struct MACTable: ~Copyable {
         count = 0
     }
 
-    package func entries(now: UInt64) -> [(mac: MACAddress, vlan: UInt16, port: PortNumber, age: UInt64)] {
+    package func entries(now: UInt64) -> [(
+        mac: MACAddress, vlan: UInt16, port: PortNumber, age: UInt64
+    )] {
         (0...mask).compactMap { index in
             let entry = slots[index]
             guard entry.key != 0 else { return nil }
             return (
-                MACAddress(rawValue: entry.key), UInt16(truncatingIfNeeded: entry.key >> 48 & 0xfff),
+                MACAddress(rawValue: entry.key),
+                UInt16(truncatingIfNeeded: entry.key >> 48 & 0xfff),
                 entry.port, now > entry.lastSeen ? now - entry.lastSeen : 0
             )
         }

@@ -197,6 +197,14 @@ package struct RuleTable: ~Copyable {
         count += 1
     }
 
+    /// Whether there is a rule with the same match and priority.
+    func contains(_ rule: Rule) -> Bool {
+        let match = rule.match.canonical
+        return (0..<count).contains {
+            entries[$0].rule.priority == rule.priority && entries[$0].rule.match == match
+        }
+    }
+
     private mutating func makeEntry(_ rule: Rule, now: UInt64) -> Entry {
         defer { nextID &+= 1 }
         return Entry(
@@ -279,7 +287,9 @@ package struct RuleTable: ~Copyable {
     }
 
     /// Removes rules whose time is over; calls `expired` for each.
-    package mutating func expire(now: UInt64, _ expired: (_ entry: Entry, _ isHard: Bool) -> Void) -> Bool {
+    package mutating func expire(now: UInt64, _ expired: (_ entry: Entry, _ isHard: Bool) -> Void)
+        -> Bool
+    {
         var isChanged = false
         for index in stride(from: count - 1, through: 0, by: -1) {
             let entry = entries[index]
@@ -306,7 +316,9 @@ package struct RuleTable: ~Copyable {
         for index in 0..<groupCount { groups[index].buckets.deallocate() }
         groupCount = 0
         var members: [PacketFields: [Int]] = [:]
-        for index in 0..<count { members[entries[index].rule.match.mask, default: []].append(index) }
+        for index in 0..<count {
+            members[entries[index].rule.match.mask, default: []].append(index)
+        }
         let built = members.map { mask, indices in
             Group(
                 mask: mask,
