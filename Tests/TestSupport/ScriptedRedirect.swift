@@ -3,7 +3,9 @@ package import DataPlane
 /// A client and a server with a switch between them, a kernel socket on each CPU port, and what moves
 /// the session between sockets and splice: everything in memory, on a simulated clock, from one seed.
 package final class ScriptedRedirect {
-    package enum State: Sendable { case relaying, drainingToSplice, spliced, drainingToRelay, ended }
+    package enum State: Sendable {
+        case relaying, drainingToSplice, spliced, drainingToRelay, ended
+    }
 
     package struct Options: Sendable {
         package var isIPv6 = false
@@ -159,9 +161,12 @@ package final class ScriptedRedirect {
         guard let end = self[entry.place], received.destination == end.local,
             received.source == end.remote
         else {
-            if entry.place.isSocket { strayFrames += 1 } else {
-                problems.append("to \(entry.place): from \(received.source) to "
-                    + "\(received.destination)")
+            if entry.place.isSocket {
+                strayFrames += 1
+            } else {
+                problems.append(
+                    "to \(entry.place): from \(received.source) to "
+                        + "\(received.destination)")
             }
             return
         }

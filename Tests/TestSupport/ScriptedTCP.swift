@@ -27,7 +27,9 @@ package final class ScriptedTCP {
         package init() {}
     }
 
-    package enum State: Sendable { case closed, listening, sentSYN, receivedSYN, established, reset }
+    package enum State: Sendable {
+        case closed, listening, sentSYN, receivedSYN, established, reset
+    }
 
     package struct Range { package var left: UInt32, right: UInt32 }
 

@@ -152,7 +152,9 @@ extension ScriptedTCP {
         let beyond = distance(sequence &+ UInt32(bytes.count), edge)
         if beyond > 0 { bytes.removeLast(min(beyond, bytes.count)) }
         if !bytes.isEmpty {
-            if sequence == receiveNext { deliver(bytes) } else {
+            if sequence == receiveNext {
+                deliver(bytes)
+            } else {
                 outOfOrder.append((sequence: sequence, bytes: bytes))
             }
         }
@@ -192,8 +194,7 @@ extension ScriptedTCP {
     var blocks: [ScriptedTCPSegment.Block] {
         guard usesSACK, !outOfOrder.isEmpty else { return [] }
         var ranges: [Range] = []
-        for (sequence, bytes) in outOfOrder.sorted(by: { distance($0.sequence, $1.sequence) < 0 })
-        {
+        for (sequence, bytes) in outOfOrder.sorted(by: { distance($0.sequence, $1.sequence) < 0 }) {
             let end = sequence &+ UInt32(bytes.count)
             if let last = ranges.last, distance(sequence, last.right) <= 0 {
                 if distance(end, last.right) > 0 { ranges[ranges.count - 1].right = end }

@@ -62,7 +62,9 @@ extension ScriptedTCP {
 
     private func armTimer() {
         let isWaiting = sendNext != unacknowledged || sendBuffer.count > 0
-        if !isWaiting { deadline = nil } else if deadline == nil {
+        if !isWaiting {
+            deadline = nil
+        } else if deadline == nil {
             deadline = now + 30_000_000 * backoff
         }
     }
