@@ -15,7 +15,6 @@ package final class ScriptedRedirect {
         package var serverSocket = ScriptedTCP.Options()
         package var faults = LinkFaults()
         package var seed: UInt64 = 1
-        package var messages: SpliceMessages?
         package var heldOctets = 32 << 20
         package init() {}
     }
@@ -31,7 +30,12 @@ package final class ScriptedRedirect {
     package var wantsSplice = false
     /// Off: links lose nothing.
     package var isFaulty = false
-    package var messages: SpliceMessages?
+    /// What the splice will follow, and whether these positions allow it: as a relay that knows messages
+    /// says it.
+    package var messages: ([SocketPositions]) -> SpliceMessages? = { _ in nil }
+    package var isAtRest: ([SocketPositions]) -> Bool = { _ in true }
+    /// What the relay makes of octets at a sequence number of the side that sent them.
+    package var transform: (SpliceSide, UInt32, [UInt8]) -> [UInt8] = { _, _, bytes in bytes }
 
     package internal(set) var splices = 0
     package internal(set) var unsplices = 0
@@ -57,7 +61,8 @@ package final class ScriptedRedirect {
     var drainStarted: UInt64 = 0
     var nextProbe: UInt64 = 0
     var retryAt: UInt64 = 0
-    var held: SpliceSnapshot?
+    /// Positions at the last move.
+    package internal(set) var held: SpliceSnapshot?
 
     package let clientEnd: TCPEndpoint
     package let virtualEnd: TCPEndpoint
@@ -66,7 +71,6 @@ package final class ScriptedRedirect {
 
     package init(_ options: Options = Options()) {
         self.options = options
-        messages = options.messages
         random = SplitMix64(seed: options.seed)
         let v6 = options.isIPv6
         clientEnd = TCPEndpoint(v6 ? "fd01::2" : "10.1.0.2", port: 40_000, mac: 0x0200_0000_0102)

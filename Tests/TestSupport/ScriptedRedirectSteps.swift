@@ -70,7 +70,9 @@ extension ScriptedRedirect {
         guard let clientSocket, let serverSocket else { return }
         for (from, to) in [(clientSocket, serverSocket), (serverSocket, clientSocket)] {
             while !from.readable.isEmpty, to.sendBuffer.count < 65_536 {
-                to.write(from.read(maximum: 16_384))
+                let side: SpliceSide = from === clientSocket ? .client : .server
+                let start = from.receiveNext &- UInt32(from.readable.count)
+                to.write(transform(side, start, from.read(maximum: 16_384)))
             }
             if from.hasEnded, from.state == .established { to.close() }
             if from.state == .reset, to.state == .established { to.abort() }
@@ -116,7 +118,7 @@ extension ScriptedRedirect {
                 return false
             }
         }
-        return true
+        return isAtRest(positions)
     }
 
     private func continueSplice() {
@@ -154,7 +156,7 @@ extension ScriptedRedirect {
         positionsAtInstall = positions
         self.clientSocket = nil
         self.serverSocket = nil
-        apply(.install(id, client: positions[0], server: positions[1], messages: messages))
+        apply(.install(id, client: positions[0], server: positions[1], messages: messages(positions)))
         splices += 1
         state = .spliced
         return true

@@ -25,6 +25,9 @@ extension ScriptedTCP {
         onSend(segment)
     }
 
+    /// A segment that says only where we are.
+    package var probe: ScriptedTCPSegment { make(ScriptedTCPSegment.ack, sequence: sendNext) }
+
     private var dataInFlight: Int { distance(sendNext, unacknowledged) - (hasSentFIN ? 1 : 0) }
 
     /// Sends what the window takes.
