@@ -91,20 +91,21 @@ private struct Stream {
                 let stream = side == .client ? up : down
                 return Array(stream.edited[start..<start + bytes.count])
             }
-            // Every segment, repeated or not, says what the edited stream says.
+            // Every octet that the end may still need says what the edited stream says, however often
+            // it comes. (Of what the end has acknowledged the switch forgets its edits.)
             redirect.filter = { [unowned self] place, received in
                 let segment = received.segment
                 guard !place.isSocket, !segment.payload.isEmpty, let end = redirect[place] else {
                     return true
                 }
                 let stream = place == .server ? up.edited : down.edited
-                let start = distance(segment.sequence, end.remoteBase)
-                let isProbe =
-                    segment.payload == [0] && distance(segment.sequence, end.receiveNext) < 0
-                if isProbe { return true }
-                if distance(segment.sequence, end.receiveNext) < 0 { repeats += 1 }
-                if start < 0 || start + segment.payload.count > stream.count
-                    || Array(stream[start..<start + segment.payload.count]) != segment.payload
+                let old = min(
+                    segment.payload.count, max(0, distance(end.receiveNext, segment.sequence)))
+                if old > 0 { repeats += 1 }
+                let start = distance(segment.sequence, end.remoteBase) + old
+                let fresh = segment.payload.dropFirst(old)
+                if !fresh.isEmpty, start < 0 || start + fresh.count > stream.count
+                    || !stream[start..<start + fresh.count].elementsEqual(fresh)
                 {
                     mismatches += 1
                 }

@@ -8,7 +8,11 @@ import Testing
     ) throws -> ScriptedRedirect {
         var options = spliceOptions(seed)
         options.heldOctets = heldOctets
-        options.clientSocket.segmentsPerFrame = 1
+        if heldOctets == 1 {
+            // More frames than the pool has blocks.
+            options.client.maximumSegment = 300
+            options.client.segmentsPerFrame = 1
+        }
         let redirect = ScriptedRedirect(options)
         try #require(redirect.connect(), "\(redirect.problems)")
         return redirect
