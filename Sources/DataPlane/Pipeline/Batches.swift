@@ -48,9 +48,7 @@ extension Pipeline {
     /// Looks ahead over the whole batch, counting what earlier commands of it take.
     private func check(_ commands: [Command]) throws(BatchError) {
         var ruleCount = rules.count
-        var flowCount = flows.count
-        var added: Set<FlowKey> = []
-        var removed: Set<FlowKey> = []
+        var plan = BatchPlan(flowCount: flows.count)
         var hasReplacedRules = false
         for (index, command) in commands.enumerated() {
             func refuse(_ reason: BatchError.Reason) throws(BatchError) {
@@ -79,26 +77,27 @@ extension Pipeline {
                 ruleCount = wanted.count
                 hasReplacedRules = true
             case .addFlow(let key, let actions, _, _):
-                if added.contains(key) || (flows.contains(key) && !removed.contains(key)) {
+                if plan.added.contains(key)
+                    || (flows.contains(key) && !plan.removed.contains(key))
+                {
                     try refuse(.flowExists)
                 }
-                flowCount += 1
-                if flowCount > flows.capacity {
+                plan.flowCount += 1
+                if plan.flowCount > flows.capacity {
                     try refuse(.flowTableFull(limit: flows.capacity))
                 }
                 if let reason = refusal(actions) { try refuse(reason) }
-                added.insert(key)
-                removed.remove(key)
+                plan.added.insert(key)
+                plan.removed.remove(key)
             case .deleteFlow(let key):
-                if !added.contains(key), !flows.contains(key) || removed.contains(key) {
+                if !plan.added.contains(key), !flows.contains(key) || plan.removed.contains(key) {
                     try refuse(.noSuchFlow)
                 }
-                flowCount -= 1
-                removed.insert(key)
-                added.remove(key)
+                plan.flowCount -= 1
+                plan.removed.insert(key)
+                plan.added.remove(key)
             case .splice(let step):
-                if let reason = splicer.check(step, flows: flows, room: flows.capacity - flowCount)
-                {
+                if let reason = splicer.check(step, flows: flows, plan: &plan) {
                     try refuse(reason)
                 }
             case .flushMACs: break

@@ -138,7 +138,9 @@ struct HeldFramePool: ~Copyable {
     /// Puts all of a queue behind another, without a copy.
     func join(_ queue: FrameQueue, to other: inout FrameQueue) {
         guard queue.head != 0 else { return }
-        if other.tail != 0 { node(other.tail).pointee.next = queue.head } else {
+        if other.tail != 0 {
+            node(other.tail).pointee.next = queue.head
+        } else {
             other.head = queue.head
         }
         other.tail = queue.tail

@@ -18,7 +18,8 @@ public enum SpliceCommand: Sendable {
     /// Gives up: back to `slow`.
     case abortToSlow(SpliceID)
     /// Positions of both frozen sockets, index by side: computes the translation, enters `spliced`.
-    case install(SpliceID, client: SocketPositions, server: SocketPositions, messages: SpliceMessages?)
+    case install(
+        SpliceID, client: SocketPositions, server: SocketPositions, messages: SpliceMessages?)
     case beginDrainToSlow(SpliceID)
     /// Back to `spliced` after a drain that took too long.
     case abortToSpliced(SpliceID)

@@ -206,6 +206,11 @@ extension Splicer {
         ingress: PortNumber, output: inout Output, now: UInt64
     ) -> SpliceDisposition {
         let record = side(id, which)
+        if !record.pointee.isTimestampSeen, headers.timestampOffset >= 0 {
+            // An end that was silent until now: its clock was not known at the installation.
+            record.pointee.timestampDelta =
+                side(id, which.other).pointee.sentTimestamp &- headers.timestampValue
+        }
         trackReceived(record, headers, ingress: ingress, now: now)
         var payload: UInt32 = 0
         if record.pointee.tracker != nil, headers.payloadLength > 0 {
@@ -213,7 +218,8 @@ extension Splicer {
             case .forward: break
             case .part(let count, let isGap):
                 return forwardPart(
-                    id, which, count, isGap: isGap, frame: frame, headers: headers, ingress: ingress,
+                    id, which, count, isGap: isGap, frame: frame, headers: headers,
+                    ingress: ingress,
                     output: &output, now: now)
             case .drop(let reason): return .dropped(reason)
             }

@@ -1,65 +1,6 @@
 // The steps of a splice's life, as the control plane commands them.
 
 extension Splicer {
-    /// Nil when `apply` will do the command. `room`: flows that the table still takes.
-    func check(
-        _ command: SpliceCommand, flows: borrowing FlowTable, room: Int
-    ) -> BatchError.Reason? {
-        switch command {
-        case .open(let id, let leg, _, _):
-            guard id < UInt32(clamping: capacity) else { return .spliceOutOfRange(id) }
-            guard records[Int(id)].state == .free else { return .spliceInUse(id) }
-            return refusal(leg, flows: flows, room: room)
-        case .attachServer(let id, let leg):
-            return need(id, [.slow]) ?? refusal(leg, flows: flows, room: room)
-        case .updateLeg(let id, _, _, _, _): return need(id, [.slow])
-        case .beginDrainToSplice(let id): return need(id, [.slow])
-        case .probe(let id): return need(id, [.drainToSplice, .drainToSlow, .hold, .spliced])
-        case .hold(let id): return need(id, [.drainToSplice, .drainToSlow, .spliced])
-        case .resumeDrain(let id): return need(id, [.hold])
-        case .abortToSlow(let id): return need(id, [.drainToSplice, .hold])
-        case .install(let id, _, _, let messages):
-            if let messages, !MessageTracker.accepts(messages) { return .spliceState(id, .hold) }
-            return need(id, [.hold])
-        case .beginDrainToSlow(let id): return need(id, [.spliced])
-        case .abortToSpliced(let id): return need(id, [.drainToSlow, .hold])
-        case .finishToSlow(let id, _, _): return need(id, [.hold])
-        case .inspect(let id), .close(let id), .setIdleTimeout(let id, _):
-            guard id < UInt32(clamping: capacity) else { return .spliceOutOfRange(id) }
-            return records[Int(id)].state == .free ? .spliceNotOpen(id) : nil
-        }
-    }
-
-    /// A leg takes two flows that must not be there yet.
-    private func refusal(
-        _ leg: SpliceLeg, flows: borrowing FlowTable, room: Int
-    ) -> BatchError.Reason? {
-        guard room >= 2 else { return .flowTableFull(limit: flows.capacity) }
-        var record = SpliceSideRecord()
-        setAddresses(&record, leg)
-        return withUnsafeMutablePointer(to: &record) { record in
-            flows.contains(networkKey(record)) || flows.contains(cpuKey(record))
-                ? .flowExists : nil
-        }
-    }
-
-    private func setAddresses(_ record: inout SpliceSideRecord, _ leg: SpliceLeg) {
-        record.localAddress = leg.localAddress
-        record.localPort = leg.localPort
-        record.localMAC = leg.localMAC
-        record.remoteAddress = leg.remoteAddress
-        record.remotePort = leg.remotePort
-        record.remoteMAC = leg.remoteMAC
-        record.domain = leg.domain
-    }
-
-    private func need(_ id: SpliceID, _ states: [SpliceState]) -> BatchError.Reason? {
-        guard id < UInt32(clamping: capacity) else { return .spliceOutOfRange(id) }
-        let record = records[Int(id)]
-        guard record.state != .free else { return .spliceNotOpen(id) }
-        return states.contains(record.state) ? nil : .spliceState(id, record.state)
-    }
-
     /// Does a checked command.
     mutating func apply<Output: FrameOutput & ~Copyable>(
         _ command: SpliceCommand, flows: inout FlowTable, output: inout Output, now: UInt64

@@ -88,7 +88,11 @@ extension Splicer {
             record.pointee.sentEdge = edge
             record.pointee.isSent = true
         }
-        if end.isAfter(record.pointee.sentEnd) { record.pointee.sentEnd = end }
+        // A pure acknowledgement carries the sender's newest position, and may run ahead of data that was
+        // lost or that is held back: it says nothing of what was sent.
+        if end != headers.sequence, end.isAfter(record.pointee.sentEnd) {
+            record.pointee.sentEnd = end
+        }
         if headers.tcpFlags & TCPFlags.ack != 0 {
             if headers.acknowledgement.isAfter(record.pointee.sentAcknowledgement) {
                 record.pointee.sentAcknowledgement = headers.acknowledgement
