@@ -47,7 +47,7 @@ public struct Limits: Hashable, Sendable {
         Field(key: "syns_per_second", range: 0...100_000_000, path: \.synsPerSecond),
         Field(key: "icmp_errors_per_second", range: 0...1_000_000, path: \.icmpErrorsPerSecond),
         Field(key: "login_timeout_ms", range: 100...600_000, path: \.loginTimeoutMilliseconds),
-        Field(key: "drain_timeout_ms", range: 10...60_000, path: \.drainTimeoutMilliseconds),
+        Field(key: "drain_timeout_ms", range: 1...60_000, path: \.drainTimeoutMilliseconds),
         Field(key: "idle_timeout_s", range: 0...65_535, path: \.idleTimeoutSeconds),
     ]
 }
