@@ -19,10 +19,11 @@ struct ProcessRecord: Codable {
         startTime = Self.look(pid)?.startTime ?? 0
     }
 
-    /// False for zombies too: whoever should fetch their status may take long.
+    /// False for zombies too: whoever should fetch their status may take long. A zombie whose other
+    /// threads are still ending has its files open, and its TAP devices are still there.
     var isAlive: Bool {
-        guard let seen = Self.look(pid) else { return false }
-        return seen.startTime == startTime && seen.state != "Z" && seen.state != "X"
+        guard let seen = Self.look(pid), seen.startTime == startTime else { return false }
+        return seen.state == "Z" ? seen.threads > 1 : seen.state != "X"
     }
 
     func signal(_ number: Int32) {
@@ -40,7 +41,9 @@ struct ProcessRecord: Codable {
         return true
     }
 
-    private static func look(_ pid: Int32) -> (state: Substring, startTime: UInt64)? {
+    private static func look(
+        _ pid: Int32
+    ) -> (state: Substring, threads: Int, startTime: UInt64)? {
         guard let data = FileManager.default.contents(atPath: "/proc/\(pid)/stat") else {
             return nil
         }
@@ -49,6 +52,6 @@ struct ProcessRecord: Codable {
         guard let end = text.lastIndex(of: ")") else { return nil }
         let fields = text[text.index(after: end)...].split(separator: " ")
         guard fields.count > 19, let start = UInt64(fields[19]) else { return nil }
-        return (fields[0], start)
+        return (fields[0], Int(fields[17]) ?? 1, start)
     }
 }

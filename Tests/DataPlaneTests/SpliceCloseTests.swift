@@ -111,6 +111,10 @@ import Testing
         #expect(closed(redirect) == [.idle])
         #expect(redirect.problems.isEmpty)
         expectFreed(redirect)
+        // Neither end knew of it: both are told.
+        redirect.run(seconds: 0.1)
+        #expect(redirect.client.state == .reset)
+        #expect(redirect.server.state == .reset)
     }
 
     /// A splice that is closed while both ends live: both get a reset that they take.

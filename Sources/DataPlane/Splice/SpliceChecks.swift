@@ -44,7 +44,7 @@ extension Splicer {
             if let reason = need(id, SpliceState.allCases, &plan) { return reason }
             switch plannedState(id, plan) {
             case .slow, .drainToSplice: plan.states[id] = .free
-            case .spliced where records[Int(id)].closingSince != 0: break
+            case .spliced where records[Int(id)].isEndedByPeers: break
             default: plan.states[id] = .closed
             }
             return nil

@@ -97,6 +97,9 @@ struct SpliceRecord {
     /// Index in the list of open splices.
     var activeIndex: UInt32 = 0
 
+    /// The ends closed or reset the session themselves, and know that it is over.
+    var isEndedByPeers: Bool { closingSince != 0 && closeReason != .idle }
+
     init() {}
 }
 

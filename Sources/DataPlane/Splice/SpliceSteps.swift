@@ -360,8 +360,8 @@ extension Splicer {
             releaseHeld(id, output: &output, now: now)
             release(id, flows: &flows)
             return
-        case .spliced where record.pointee.closingSince != 0:
-            // Finished: late packets of both ends are still translated for a while.
+        case .spliced where record.pointee.isEndedByPeers:
+            // Late packets of both ends are still translated for a while.
             break
         case .spliced, .drainToSlow, .hold:
             for which in SpliceSide.allCases {
