@@ -193,4 +193,36 @@ import Testing
         let sent = try #require(fixture.network.sendOne(frame, on: 1))
         #expect(throws: FrameProblem.self) { try ReceivedTCPSegment(sent.frame.bytes) }
     }
+
+    /// 5 GiB within the second in which floors hold: a floor 2 GiB back must not look like one ahead.
+    @Test(arguments: [false, true]) func fasterThanTheFloors(downwards: Bool) throws {
+        let fixture = try SpliceFixture()
+        let options = fixture.options
+        let step = 100 << 20
+        for count in 0..<50 {
+            let (before, after) = (count * step, (count + 1) * step)
+            let acknowledgement: ScriptedTCPSegment
+            if downwards {
+                _ = try fixture.pass(.server, fixture.fromServer(after - 100, payload: [1]))
+                _ = try fixture.pass(.server, fixture.fromServer(after - 1, payload: [1]))
+                acknowledgement = try fixture.pass(
+                    .client, fixture.fromClient(acknowledges: after))
+                #expect(
+                    acknowledgement.acknowledgement
+                        == options.serverNext &+ UInt32(truncatingIfNeeded: after))
+            } else {
+                _ = try fixture.pass(.client, fixture.fromClient(before, payload: [1]))
+                _ = try fixture.pass(.client, fixture.fromClient(after - 1, payload: [1]))
+                acknowledgement = try fixture.pass(
+                    .server, fixture.fromServer(acknowledges: after))
+                #expect(
+                    acknowledgement.acknowledgement
+                        == options.clientNext &+ UInt32(truncatingIfNeeded: after))
+            }
+            #expect(acknowledgement.window == 1_000)
+        }
+        let counters = fixture.network.status.splicer
+        #expect(counters.acknowledgementsRaised == 0)
+        #expect(counters.acknowledgementsLimited == 0)
+    }
 }

@@ -113,6 +113,7 @@ extension Splicer {
             splice.pointee.floorUntil = 0
         }
         let before = SegmentSums(frame, headers)
+        record.pointee.acknowledgementFloor.follow(record.pointee.acknowledged)
         if splice.pointee.floorUntil != 0,
             headers.acknowledgement.isBefore(record.pointee.acknowledgementFloor)
         {

@@ -75,6 +75,8 @@ extension Splicer {
                 raised = destination.pointee.announcedFloor - headers.acknowledgement
                 headers.acknowledgement = destination.pointee.announcedFloor
                 counters.acknowledgementsRaised &+= 1
+            } else {
+                destination.pointee.announcedFloor.follow(headers.acknowledgement)
             }
         }
         // Never acknowledge what the other end has not sent: since Linux 6.7 a segment with such an
