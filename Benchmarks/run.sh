@@ -2,7 +2,9 @@
 # Compares the switch with its peers, all of them forwarding from a client's namespace to a server's:
 #   veth      no forwarder: one cable
 #   nft       Linux routing with nftables DNAT and SNAT
-#   haproxy   HAProxy, mode tcp, with kernel splicing
+#   haproxy   HAProxy, mode tcp, with kernel splicing; its own connection to the server uses the
+#             congestion control that this machine has by default
+#   ha-reno   the same with reno, as client and server have: some others pace, and cost HAProxy much
 #   dsr       this switch: connections accepted, then spliced in the dataplane
 # All are up during the whole run; each repetition measures each peer once, so that a slow minute of the
 # machine hits all of them. Prints the medians and the ratios.
@@ -11,7 +13,7 @@ set -euo pipefail
 REPETITIONS=${1:-7} SECONDS_EACH=${2:-2} KINDS=${3:-bulk1 bulk4 rr1 rr16 crr udp}
 HERE=$(cd "$(dirname "$0")" && pwd)
 WORK=$(mktemp -d)
-PEERS="veth nft haproxy dsr"
+PEERS="veth nft haproxy ha-reno dsr"
 PIDS=()
 PORT=5201
 
@@ -39,8 +41,9 @@ namespaces() {
         ip netns add "bench-$host"
         ip -n "bench-$host" link set lo up
         run "$host" sysctl -qw net.ipv6.conf.all.disable_ipv6=1
-        # The same on every machine, and one that does not pace: the forwarder is to be the bottleneck.
-        run "$host" sysctl -qw net.ipv4.tcp_congestion_control=reno
+        # Ends have the same on every machine, and one that does not pace: the forwarder is to be the
+        # bottleneck.
+        [ "$host" = haproxy-switch ] || run "$host" sysctl -qw net.ipv4.tcp_congestion_control=reno
     done
 }
 cable() { # HOST DEVICE HOST DEVICE: MACs end in the device names' numbers
@@ -57,14 +60,14 @@ ip -n bench-veth-client addr add 10.10.0.11/24 dev eth0
 ip -n bench-veth-server addr add 10.10.0.100/24 dev eth0
 
 # Three hosts in a row.
-for peer in nft haproxy dsr; do
+for peer in nft haproxy ha-reno dsr; do
     namespaces $peer-client $peer-switch $peer-server
     cable $peer-switch c0 $peer-client eth0
     cable $peer-switch s1 $peer-server eth0
     ip -n bench-$peer-client addr add 10.10.0.11/24 dev eth0
     ip -n bench-$peer-server addr add 10.20.0.11/24 dev eth0
 done
-for peer in nft haproxy; do
+for peer in nft haproxy ha-reno; do
     ip -n bench-$peer-switch addr add 10.10.0.100/24 dev c0
     ip -n bench-$peer-switch addr add 10.20.0.1/24 dev s1
 done
@@ -91,7 +94,9 @@ listen l
     source 10.20.0.1
     server s 10.20.0.11:$PORT
 CONFIG
-ip netns exec bench-haproxy-switch haproxy -db -q -f "$WORK/haproxy.cfg" & PIDS+=($!)
+for peer in haproxy ha-reno; do
+    ip netns exec bench-$peer-switch haproxy -db -q -f "$WORK/haproxy.cfg" & PIDS+=($!)
+done
 for port in c0 s1; do run dsr-switch sysctl -qw net.ipv6.conf.$port.disable_ipv6=1; done
 cat >"$WORK/dsr.yaml" <<CONFIG
 ports:
@@ -119,7 +124,7 @@ for peer in $PEERS; do
     ip netns exec bench-$peer-server "$TRAFFIC" serve $PORT >"$WORK/$peer.log" & PIDS+=($!)
 done
 for attempt in $(seq 50); do
-    [ -S "$WORK/dsrd.sock" ] && grep -q ready "$WORK"/{veth,nft,haproxy,dsr}.log && break
+    [ -S "$WORK/dsrd.sock" ] && grep -q ready "$WORK"/{veth,nft,haproxy,ha-reno,dsr}.log && break
     sleep 0.1
 done
 sleep 0.5
@@ -127,7 +132,7 @@ sleep 0.5
 for repetition in $(seq "$REPETITIONS"); do
     for kind in $KINDS; do
         for peer in $PEERS; do
-            [ "$kind $peer" = "udp haproxy" ] && continue
+            [[ "$kind $peer" = "udp ha"* ]] && continue
             result=$(run $peer-client timeout $((SECONDS_EACH * 3 + 15)) \
                 "$TRAFFIC" "$kind" 10.10.0.100 $PORT "$SECONDS_EACH") || {
                 echo "$peer $kind failed" >&2; ip netns exec bench-dsr-switch ss -tln >&2; ip netns exec bench-dsr-switch ip -br a >&2; tail -5 "$WORK/dsrd.log" >&2; exit 1; }
@@ -136,5 +141,6 @@ for repetition in $(seq "$REPETITIONS"); do
     done
     echo "repetition $repetition of $REPETITIONS done" >&2
 done
+echo "HAProxy's own congestion control: $(run haproxy-switch sysctl -n net.ipv4.tcp_congestion_control)."
 echo "Medians of $REPETITIONS alternating runs of $SECONDS_EACH s; bulk in Gbit/s, rr, crr and udp in thousands a second."
 "$TRAFFIC" table "$WORK/results"

@@ -43,8 +43,8 @@ public final class PacketSocketPort: Port {
     /// Frames to ask for at once. Many small ones share the cost of a system call; few large ones, or
     /// megabytes pass through here before the first acknowledgement is looked at, and the sender waits.
     private var burstLimit = 8
-    /// Octets of a burst; 4 GSO frames stay in a core's cache between receive and transmit.
-    private static let burstOctets = 256 << 10
+    /// Octets of a burst: 8 GSO frames. Measured: 1 frame at a time costs a quarter of the throughput.
+    private static let burstOctets = 512 << 10
     private static let ringSlot = 69_632
 
     /// Opens `device`. Throws when it does not exist (unless that is allowed) or the socket is refused.
