@@ -18,19 +18,26 @@ public struct PortError: Error, CustomStringConvertible, Sendable {
 final class FrameBuffers {
     let count: Int
     private let memory: UnsafeMutableRawPointer
+    private let mapping: UnsafeMutableRawPointer
+    private let size: Int
+    private static let hugePage = 2 << 20
     private static let stride = (Frame.bufferSize + 63) & ~63
 
     init(count: Int) {
         self.count = count
+        // Huge pages, if there are any: every octet of bulk data is copied into and out of these buffers.
+        size = (count * Self.stride + 2 * Self.hugePage - 1) & ~(Self.hugePage - 1)
         guard
             let mapping = mmap(
-                nil, count * Self.stride, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+                nil, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
             mapping != MAP_FAILED
         else { fatalError("cannot map frame buffers") }
-        memory = mapping
+        self.mapping = mapping
+        memory = mapping.alignedUp(toMultipleOf: Self.hugePage)
+        madvise(memory, size - Self.hugePage, MADV_HUGEPAGE)
     }
 
-    deinit { munmap(memory, count * Self.stride) }
+    deinit { munmap(mapping, size) }
 
     /// Where the Ethernet header of buffer `index` lies.
     @inline(__always)
