@@ -12,7 +12,8 @@ public struct MessageFormat: Hashable, Sendable {
         public var isLittleEndian: Bool
         /// Applied after loading.
         public var mask: UInt64
-        public init(offset: UInt16, width: UInt8, isLittleEndian: Bool = false, mask: UInt64 = .max) {
+        public init(offset: UInt16, width: UInt8, isLittleEndian: Bool = false, mask: UInt64 = .max)
+        {
             self.offset = offset
             self.width = width
             self.isLittleEndian = isLittleEndian

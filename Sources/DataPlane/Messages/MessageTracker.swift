@@ -280,7 +280,9 @@ package struct MessageTracker: ~Copyable {
     // MARK: Fields
 
     @inline(__always)
-    package static func load(_ header: UnsafeMutableRawPointer, _ field: MessageFormat.Field) -> UInt64 {
+    package static func load(_ header: UnsafeMutableRawPointer, _ field: MessageFormat.Field)
+        -> UInt64
+    {
         let offset = Int(field.offset)
         let value: UInt64 =
             switch field.width {

@@ -123,6 +123,7 @@ extension Pipeline {
     private mutating func addFlow(
         _ key: FlowKey, _ actions: [Action], cookie: UInt64, idleTimeout: UInt16, now: UInt64
     ) {
+        if idleTimeout != 0 { idleLists += 1 }
         let memory = UnsafeMutableBufferPointer<Action>.allocate(capacity: actions.count)
         _ = memory.initialize(from: actions)
         let list = FlowActions(
@@ -142,18 +143,23 @@ extension Pipeline {
         let slot = flows.find(key, hash: flows.hash(key))
         guard slot >= 0 else { return }
         if case .actions(let index) = flows.target(slot) {
-            lists[Int(index)]?.actions.deallocate()
+            if let list = lists[Int(index)] {
+                list.actions.deallocate()
+                if list.idleTimeout != 0 { idleLists -= 1 }
+            }
             lists[Int(index)] = nil
             freeLists.append(index)
         }
         _ = flows.remove(key)
     }
 
-    /// Idle time-outs of exact flows; looks at the lists, not at the whole table.
+    /// Idle time-outs of exact flows; looks at a bounded number of lists, and at none when no flow has one.
     mutating func expireFlows(now: UInt64) {
+        guard idleLists > 0 else { return }
         let seconds = UInt32(truncatingIfNeeded: now / 1_000_000_000)
-        for index in lists.indices {
-            guard let list = lists[index], list.idleTimeout != 0 else { continue }
+        for _ in 0..<min(lists.count, Self.idleListsEachTime) {
+            idleCursor = idleCursor + 1 < lists.count ? idleCursor + 1 : 0
+            guard let list = lists[idleCursor], list.idleTimeout != 0 else { continue }
             let slot = flows.find(list.key, hash: flows.hash(list.key))
             guard slot >= 0, let entry = flows.slot(slot),
                 seconds &- entry.lastUsed >= UInt32(list.idleTimeout)
@@ -162,4 +168,7 @@ extension Pipeline {
             deleteFlow(list.key)
         }
     }
+
+    /// Ten times a second: a million flows are seen in 1.5 s, for less than a millisecond each time.
+    private static let idleListsEachTime = 65_536
 }

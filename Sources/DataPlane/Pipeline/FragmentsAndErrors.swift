@@ -3,7 +3,7 @@
 extension Pipeline {
     /// A fragment goes where the first fragment of its datagram goes.
     mutating func processFragment(
-        _ frame: Frame, _ headers: inout PacketHeaders, key: FlowKey, hash: UInt64,
+        _ frame: Frame, _ headers: inout PacketHeaders, found slot: Int,
         ingress: PortNumber, domain: DomainID, origin: FlowKey.Origin, now: UInt64
     ) {
         // Without exact flows only rules decide, and they look at no ports in fragments.
@@ -18,7 +18,6 @@ extension Pipeline {
         let index = fragments.entry(for: fragmentKey, now: now)
         guard index >= 0 else { return output.count(.fragmentTableFull) }
         if headers.fragment == 1 {
-            let slot = hash > Self.noKey ? flows.find(key, hash: flows.hash(key)) : -1
             if slot >= 0 { flows.count(slot, bytes: frame.length, now: now) }
             let decision: FragmentTable.Decision = slot >= 0 ? .flow(flows.target(slot)) : .rules
             fragments.decide(index, decision, now: now)

@@ -39,12 +39,17 @@ public struct Pipeline: ~Copyable {
     /// Action lists of exact flows; nil: free.
     var lists: [FlowActions?] = []
     var freeLists: [UInt32] = []
+    /// Lists with an idle time-out, and the one that is looked at next.
+    var idleLists = 0
+    var idleCursor = 0
     var trace: TraceSink?
     var received = ReceivedPacket()
     private let frames: UnsafeMutablePointer<Frame>
     private let headers: UnsafeMutablePointer<PacketHeaders>
     private let keys: UnsafeMutablePointer<FlowKey>
     private let hashes: UnsafeMutablePointer<UInt64>
+    /// Slots of the flows that a burst belongs to; -1: none.
+    private let found: UnsafeMutablePointer<Int>
     private var nextMaintenance: UInt64 = 0
     private var nextTick: UInt64 = 0
     var icmpTokens: TokenBucket
@@ -68,6 +73,7 @@ public struct Pipeline: ~Copyable {
         headers.initialize(repeating: PacketHeaders(), count: Self.burst)
         keys = .allocate(capacity: Self.burst)
         hashes = .allocate(capacity: Self.burst)
+        found = .allocate(capacity: Self.burst)
     }
 
     deinit {
@@ -75,6 +81,7 @@ public struct Pipeline: ~Copyable {
         headers.deallocate()
         keys.deallocate()
         hashes.deallocate()
+        found.deallocate()
         for case let list? in lists { list.actions.deallocate() }
     }
 
@@ -125,18 +132,23 @@ public struct Pipeline: ~Copyable {
         guard count > 0 else { return 0 }
         let origin: FlowKey.Origin = slot.isCPU ? .cpu : .network
         var bytes = 0
-        // Parse and prefetch the whole burst first: the misses of a large flow table overlap.
+        // In stages over the whole burst: the cache misses of a large flow table overlap.
         for index in 0..<count {
             bytes &+= frames[index].length
             parse(index, domain: slot.domain, origin: origin)
+        }
+        if flows.count > 0 {
+            for index in 0..<count { find(index) }
+            for index in 0..<count { prefetchActions(index) }
         }
         output.slots[Int(number)]!.counters.receivedPackets &+= UInt64(count)
         output.slots[Int(number)]!.counters.receivedBytes &+= UInt64(truncatingIfNeeded: bytes)
         let headers = self.headers
         for index in 0..<count where hashes[index] != Self.bad {
             process(
-                frames[index], &headers[index], key: keys[index], hash: hashes[index],
-                ingress: number, domain: slot.domain, origin: origin, now: now)
+                frames[index], &headers[index], hasKey: hashes[index] > Self.noKey,
+                found: found[index], ingress: number, domain: slot.domain, origin: origin,
+                now: now)
         }
         output.flush(now: now)
         return count
@@ -157,7 +169,32 @@ public struct Pipeline: ~Copyable {
         let (hash, key) = flowKey(headers[index], domain: domain, origin: origin)
         hashes[index] = hash
         keys[index] = key
+        found[index] = -1
         if hash > Self.noKey { flows.prefetch(hash) }
+    }
+
+    /// Looks a frame's flow up and fetches what it will need. Nothing in a burst adds or removes flows.
+    @inline(__always)
+    private func find(_ index: Int) {
+        guard hashes[index] > Self.noKey else { return }
+        let slot = flows.find(keys[index], hash: hashes[index])
+        found[index] = slot
+        guard slot >= 0 else { return }
+        switch flows.target(slot) {
+        case .splice(let id, _): splicer.prefetch(id)
+        case .actions(let list):
+            lists.withUnsafeBufferPointer { dsr_prefetch($0.baseAddress! + Int(list)) }
+        }
+    }
+
+    @inline(__always)
+    private func prefetchActions(_ index: Int) {
+        guard hashes[index] > Self.noKey, found[index] >= 0,
+            case .actions(let list) = flows.target(found[index]),
+            let memory = lists[Int(list)]?.actions.baseAddress
+        else { return }
+        dsr_prefetch(memory)
+        dsr_prefetch(UnsafeRawPointer(memory) + 64)
     }
 
     @inline(__always)
@@ -171,13 +208,14 @@ public struct Pipeline: ~Copyable {
         guard headers.transportOffset >= 0, headers.vlanCount == 0,
             headers.ipProtocol == IPProtocol.tcp || headers.ipProtocol == IPProtocol.udp
         else { return (Self.noKey, key) }
-        return (max(2, flows.hash(key)), key)
+        return (flows.hash(key), key)
     }
 
     // MARK: One packet
 
+    /// `hasKey`: TCP or UDP without a VLAN tag; `found`: slot of its exact flow, -1: none.
     mutating func process(
-        _ frame: Frame, _ headers: inout PacketHeaders, key: FlowKey, hash: UInt64,
+        _ frame: Frame, _ headers: inout PacketHeaders, hasKey: Bool, found slot: Int,
         ingress: PortNumber, domain: DomainID, origin: FlowKey.Origin, now: UInt64
     ) {
         if !headers.sourceMAC.isGroup {
@@ -187,11 +225,10 @@ public struct Pipeline: ~Copyable {
         if let trace { trace.note(headers, port: ingress) }
         if headers.fragment != 0 {
             return processFragment(
-                frame, &headers, key: key, hash: hash, ingress: ingress, domain: domain,
+                frame, &headers, found: slot, ingress: ingress, domain: domain,
                 origin: origin, now: now)
         }
-        if hash > Self.noKey {
-            let slot = flows.find(key, hash: flows.hash(key))
+        if hasKey {
             if slot >= 0 {
                 flows.count(slot, bytes: frame.length, now: now)
                 return run(

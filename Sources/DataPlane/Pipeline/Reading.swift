@@ -97,7 +97,8 @@ extension Pipeline {
             let list = lists[Int(index)]
             return FlowStatus(
                 key: slot.key, splice: nil, actions: list.map { Array($0.actions) } ?? [],
-                cookie: list?.cookie ?? 0, packets: slot.packets, bytes: slot.bytes, lastUsed: slot.lastUsed)
+                cookie: list?.cookie ?? 0, packets: slot.packets, bytes: slot.bytes,
+                lastUsed: slot.lastUsed)
         }
     }
 

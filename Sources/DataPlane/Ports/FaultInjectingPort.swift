@@ -191,7 +191,9 @@ public final class FaultInjectingPort: Port {
     }
 
     public func transmit(_ frame: Frame, now: UInt64) {
-        if pool == nil || pass(frame, isReceive: false, now: now) { inner.transmit(frame, now: now) }
+        if pool == nil || pass(frame, isReceive: false, now: now) {
+            inner.transmit(frame, now: now)
+        }
     }
 
     public func flush(now: UInt64) { inner.flush(now: now) }

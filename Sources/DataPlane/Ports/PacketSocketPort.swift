@@ -64,7 +64,7 @@ public final class PacketSocketPort: Port {
         }
         do {
             try open()
-        } catch where options.mayBeAbsent {
+        } catch  where options.mayBeAbsent {
             return
         }
     }

@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 
 /// What became of a packet that a splice took.
@@ -61,6 +62,20 @@ struct Splicer: ~Copyable {
     @inline(__always)
     func side(_ id: SpliceID, _ side: SpliceSide) -> UnsafeMutablePointer<SpliceSideRecord> {
         sides + (Int(id) &* 2 &+ side.index)
+    }
+
+    /// Fetches what a packet of a splice will need.
+    @inline(__always)
+    func prefetch(_ id: SpliceID) {
+        guard Int(id) < capacity else { return }
+        dsr_prefetch(records + Int(id))
+        // Both sides lie one after the other.
+        let sides = UnsafeRawPointer(side(id, .client))
+        var offset = 0
+        while offset < 2 * MemoryLayout<SpliceSideRecord>.stride {
+            dsr_prefetch(sides + offset)
+            offset &+= 64
+        }
     }
 
     // MARK: Keys

@@ -55,11 +55,12 @@ package struct FlowTable: ~Copyable {
 
     // MARK: Keys
 
+    /// Never 0 or 1, which mark packets without a key; the table uses the low bits.
     @inline(__always)
     package func hash(_ key: FlowKey) -> UInt64 {
         var value = mix(key.sourceLow ^ seed.0, key.destinationLow ^ seed.1)
         value = mix(value ^ key.ports, seed.0 ^ key.sourceHigh &* 0xff51_afd7_ed55_8ccd)
-        return mix(value ^ key.destinationHigh, seed.1)
+        return mix(value ^ key.destinationHigh, seed.1) | 1 << 63
     }
 
     @inline(__always)
