@@ -242,6 +242,31 @@ extension SystemTests {
             try await lab.run("client1", ["iscsi-inq", lab.url("r5")])
         }
 
+        /// A device that is replaced by another one of the same name, faster than the switch looks.
+        @Test func aReplacedDeviceIsJoined() async throws {
+            let lab = try Laboratory.here()
+            let server = "\(lab.prefix)-server3"
+            let mac = try await lab.run("server3", ["cat", "/sys/class/net/eth0/address"])
+                .trimmingCharacters(in: .whitespacesAndNewlines)
+            try await lab.run(
+                "dsr1",
+                [
+                    "sh", "-ec",
+                    """
+                    ip link del s3
+                    ip link add s3 type veth peer name eth0 address \(mac) netns \(server)
+                    ip -n \(server) address add 10.20.0.13/24 dev eth0
+                    ip -n \(server) link set eth0 up
+                    ip link set s3 up
+                    """,
+                ])
+            let isServed = try await eventually(within: 10) {
+                try await lab.attempt("client1", ["timeout", "2", "iscsi-inq", lab.url("r5")])
+                    .status == 0
+            }
+            #expect(isServed)
+        }
+
         /// Packets flow from the moment when the switch says that it is ready.
         @Test func readyMeansThatPortsAreUp() async throws {
             struct Status: Decodable {

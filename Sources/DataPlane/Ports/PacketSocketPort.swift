@@ -256,7 +256,12 @@ public final class PacketSocketPort: Port {
         let descriptor = pollDescriptor
         if pollDescriptor >= 0 {
             deviceCounters.receiveDrops &+= UInt64(dsr_packet_drops(pollDescriptor))
-            if !readLink() { shut() }
+            if !readLink() {
+                // Joined again at the next call, not now: the new socket would get the same number, and
+                // whoever waits for input by number would not notice that it is another one.
+                shut()
+                return true
+            }
         }
         if pollDescriptor < 0 {
             do {
