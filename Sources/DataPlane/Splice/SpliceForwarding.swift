@@ -25,6 +25,10 @@ extension Splicer {
     ) -> SpliceDisposition {
         let record = side(id, which)
         let state = records[Int(id)].state
+        if headers.tcpFlags & TCPFlags.syn != 0, state != .slow, state != .drainToSplice {
+            return processSYN(
+                id, which, frame: frame, headers: headers, output: &output, now: now)
+        }
         if isRelease, state != .hold { refresh(record, frame, &headers) }
         if headers.fragment != 0, state != .slow,
             state != .spliced || record.pointee.tracker != nil
@@ -54,6 +58,35 @@ extension Splicer {
                 id, which, frame: frame, headers: &headers, ingress: ingress,
                 isRelease: isRelease, output: &output, now: now)
         }
+    }
+
+    /// A SYN on the tuple of a splice is never translated: it would make a connection to a server past
+    /// the control plane, and its numbers say nothing of the session. While the session goes on it is
+    /// answered as by a socket (RFC 5961 section 4.2): an end that began anew then resets its old
+    /// connection. After the end a client that uses its port again finds the listener.
+    private mutating func processSYN<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, frame: Frame, headers: PacketHeaders,
+        output: inout Output, now: UInt64
+    ) -> SpliceDisposition {
+        let record = side(id, which)
+        let isClosed = records[Int(id)].state == .closed
+        guard isClosed || records[Int(id)].closingSince != 0 else {
+            guard record.pointee.isSent else { return .dropped(.spliceMalformed) }
+            make(
+                id, to: which,
+                MadeSegment(
+                    sequence: record.pointee.sentEnd,
+                    acknowledgement: record.pointee.sentAcknowledgement,
+                    window: record.pointee.sentWindow, flags: TCPFlags.ack), output: &output,
+                now: now)
+            return .dropped(.spliceMalformed)
+        }
+        guard which == .client, headers.tcpFlags & TCPFlags.ack == 0, leaving == nil || leaving == id
+        else { return .dropped(.spliceClosed) }
+        // Flows stay as they are within a burst; the kernel's answer comes with a later one.
+        leaving = id
+        output.transmitToCPU(frame, domain: record.pointee.domain, now: now)
+        return .toCPU
     }
 
     /// A released packet may be older than retransmissions that went ahead of it: its timestamp would

@@ -14,6 +14,8 @@ extension Splicer {
         let end = headers.sequenceEnd
         let isSYN = headers.tcpFlags & TCPFlags.syn != 0
         if isSYN {
+            // A handshake's only: a stray one says nothing of the positions of a connection.
+            guard !record.pointee.isSent, !record.pointee.isEndValid else { return }
             record.pointee.isSeen = false
             record.pointee.isEndValid = false
             record.pointee.isTimestampSeen = false

@@ -26,6 +26,8 @@ struct Splicer: ~Copyable {
     var tickCursor = 0
     var pool: HeldFramePool
     var counters = SpliceCounters()
+    /// An ended splice whose client begins anew: freed at the end of the burst.
+    var leaving: SpliceID?
 
     /// For one side of one splice.
     static let heldFramesMaximum: UInt32 = 20_000
@@ -138,6 +140,14 @@ struct Splicer: ~Copyable {
         active[index] = moved
         records[Int(moved)].activeIndex = UInt32(index)
         records[Int(id)] = SpliceRecord()
+    }
+
+    /// Frees the splice whose tuple a new connection wants. Between bursts only.
+    @inline(__always)
+    mutating func releaseLeaving(flows: inout FlowTable) {
+        guard let id = leaving else { return }
+        leaving = nil
+        if isOpen(id) { release(id, flows: &flows) }
     }
 
     /// Back to "nothing known"; the side must not be bound any more.
