@@ -43,7 +43,7 @@ import Testing
         _ = try fixture.pass(.client, fixture.fromClient(payload: [1, 2, 3]))
         let answer = try fixture.pass(.server, fixture.fromServer(acknowledges: 3))
         #expect(answer.acknowledgement == options.clientNext &+ 3)
-        #expect(answer.timestamps?.value == options.toClientTimestamp &+ 10)
+        #expect(answer.timestamps?.value == (options.toClientTimestamp | 1) &+ 10)
     }
 
     /// Both kinds of end: one that translates late packets, one that swallows them.
@@ -82,5 +82,50 @@ import Testing
             _ = try fixture.send(side, late)
         }
         #expect(fixture.network.status.flows == 4)
+    }
+
+    /// A reset that its receiver ignores is passed on, but ends nothing.
+    @Test(arguments: [SpliceSide.client, .server]) func resetBesideWhatIsExpected(
+        side: SpliceSide
+    ) throws {
+        let fixture = try SpliceFixture()
+        func segment(_ offset: Int, _ flags: UInt8, _ payload: [UInt8] = []) -> ScriptedTCPSegment {
+            side == .client
+                ? fixture.fromClient(offset, flags: flags, payload: payload)
+                : fixture.fromServer(offset, flags: flags, payload: payload)
+        }
+        _ = try fixture.pass(side, segment(0, Self.ack, [1, 2, 3, 4]))
+        for offset in [-1, 5, 100_000, 1 << 30, -(1 << 30)] {
+            _ = try fixture.pass(side, segment(offset, Self.rst))
+        }
+        #expect(closed(fixture).isEmpty)
+        #expect(fixture.snapshot.closeReason == nil)
+        // Behind all data, as an end that breaks off sends it.
+        _ = try fixture.pass(side, segment(4, Self.rst))
+        #expect(closed(fixture) == [side == .client ? .resetByClient : .resetByServer])
+    }
+
+    /// The reset of a close may not be where the end expects it: it asks, and is told.
+    @Test(arguments: [SpliceSide.client, .server]) func challengeAfterTheClose(
+        side: SpliceSide
+    ) throws {
+        let fixture = try SpliceFixture()
+        try fixture.apply(.close(SpliceFixture.id))
+        _ = fixture.network.drain()
+        let challenge =
+            side == .client
+            ? fixture.fromClient(acknowledges: 700) : fixture.fromServer(acknowledges: 700)
+        let port: PortNumber = side == .client ? 1 : 3
+        let sent = try fixture.send(side, challenge)
+        let answer = try #require(sent[port]?.first)
+        #expect(sent.count == 1 && sent[port]?.count == 1)
+        #expect(answer.segment.has(Self.rst))
+        #expect(answer.segment.sequence == challenge.acknowledgement)
+        // No answer to a reset.
+        let reset =
+            side == .client
+            ? fixture.fromClient(flags: Self.rst | Self.ack)
+            : fixture.fromServer(flags: Self.rst | Self.ack)
+        #expect(try fixture.send(side, reset).isEmpty)
     }
 }

@@ -39,7 +39,9 @@ extension Splicer {
         }
         switch state {
         case .free: return .dropped(.spliceUnknown)
-        case .closed: return .dropped(.spliceClosed)
+        case .closed:
+            answerReset(id, which, headers, output: &output, now: now)
+            return .dropped(.spliceClosed)
         case .slow:
             trackReceived(record, headers, ingress: ingress, now: now)
             clampForSocket(id, record, frame, &headers, now: now)
@@ -58,6 +60,21 @@ extension Splicer {
                 id, which, frame: frame, headers: &headers, ingress: ingress,
                 isRelease: isRelease, output: &output, now: now)
         }
+    }
+
+    // RFC 9293 section 3.10.7.1: "If the connection does not exist (CLOSED), then a reset is sent in
+    // response to any incoming segment except another reset"; with the place that the end expects, which
+    // the reset at the close could miss by data on its way.
+    private func answerReset<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, _ headers: PacketHeaders, output: inout Output,
+        now: UInt64
+    ) {
+        guard headers.tcpFlags & (TCPFlags.rst | TCPFlags.ack) == TCPFlags.ack else { return }
+        make(
+            id, to: which,
+            MadeSegment(
+                sequence: headers.acknowledgement, acknowledgement: SequenceNumber(0), window: 0,
+                flags: TCPFlags.rst), output: &output, now: now)
     }
 
     /// A SYN on the tuple of a splice is never translated: it would make a connection to a server past
@@ -297,6 +314,12 @@ extension Splicer {
         now: UInt64
     ) {
         if headers.tcpFlags & TCPFlags.rst != 0 {
+            // RFC 5961 section 3.2: the receiver ignores a reset beside what it expects.
+            let source = side(id, which)
+            let end = source.pointee.receivedEnd + source.pointee.sequenceDelta
+            guard !headers.sequence.isBefore(side(id, which.other).pointee.acknowledged),
+                !headers.sequence.isAfter(end)
+            else { return }
             endSession(
                 id, which == .client ? .resetByClient : .resetByServer, output: &output, now: now)
             return
