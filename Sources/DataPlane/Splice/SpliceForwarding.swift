@@ -299,7 +299,7 @@ extension Splicer {
         }
         rewrite(
             id, from: which, frame: frame, headers: &headers, payload: payload, now: now)
-        trackSent(destination, headers)
+        trackSent(destination, headers, now: now)
         record.pointee.packets &+= 1
         record.pointee.bytes &+= UInt64(frame.length)
         let port = egress(destination, output)
@@ -352,7 +352,7 @@ extension Splicer {
                 stripOptions(record, frame, &headers)
             }
             liftSequence(record, frame, &headers)
-            if headers.fragment == 0 { trackSent(record, headers) }
+            if headers.fragment == 0 { trackSent(record, headers, now: now) }
             if record.pointee.remoteMAC == .zero {
                 record.pointee.remoteMAC = headers.destinationMAC
             }

@@ -72,6 +72,7 @@ struct SpliceSideRecord {
     var isFragmentValid = false
 
     var lastReceived: UInt64 = 0
+    var lastSent: UInt64 = 0
     var packets: UInt64 = 0
     var bytes: UInt64 = 0
 

@@ -135,7 +135,7 @@ extension Splicer {
                 var headers = PacketHeaders()
                 let port = egress(record, output)
                 if PacketHeaders.parse(frame, into: &headers) == nil, port != 0 {
-                    trackSent(record, headers)
+                    trackSent(record, headers, now: now)
                     output.transmit(frame, to: port, now: now)
                     output.flush(now: now)
                 }

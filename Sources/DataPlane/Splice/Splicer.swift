@@ -36,6 +36,9 @@ struct Splicer: ~Copyable {
     static let gapFramesMaximum: UInt32 = 4_096
     /// How long floors hold after positions changed hands, ns.
     static let floorTime: UInt64 = 1_000_000_000
+    /// After so long a silence, ns, the next timestamp is the newest, whatever its value: no packet lives
+    /// so long, and a clock may have passed half its range (RFC 7323 section 5.5).
+    static let timestampLife: UInt64 = 600_000_000_000
     /// How long an ended splice still translates or swallows late packets, ns.
     static let lingerTime: UInt64 = 5_000_000_000
 
