@@ -128,4 +128,27 @@ import Testing
             : fixture.fromServer(flags: Self.rst | Self.ack)
         #expect(try fixture.send(side, reset).isEmpty)
     }
+
+    /// Nobody read the events for long: the end of a session is told all the same.
+    @Test func endWithAFullEventRing() throws {
+        let fixture = try SpliceFixture()
+        let key = { (port: Int) in
+            FlowKey(
+                source: IPAddress(v4: 1), sourcePort: UInt16(port), destination: IPAddress(v4: 2),
+                destinationPort: 9, ipProtocol: IPProtocol.udp, domain: 0, origin: .network)
+        }
+        // Flows that expire, each an event, more than the ring holds.
+        for _ in 0..<3 {
+            _ = try fixture.network.apply(
+                (1...50).map { .addFlow(key($0), actions: [], cookie: 0, idleTimeout: 1) })
+            fixture.network.advance(seconds: 3)
+        }
+        #expect(fixture.network.status.eventsLost > 0)
+        _ = try fixture.pass(.client, fixture.fromClient(flags: Self.rst | Self.ack))
+        #expect(closed(fixture).isEmpty)
+        fixture.network.advance(seconds: 0.01)
+        #expect(closed(fixture) == [.resetByClient])
+        fixture.network.advance(seconds: 0.01)
+        #expect(closed(fixture).isEmpty, "said once")
+    }
 }

@@ -153,7 +153,9 @@ extension Splicer {
             !records[Int(id)].isMessageHeldReported
         else { return }
         records[Int(id)].isMessageHeldReported = true
-        output.emit(.spliceMessageHeld(id, side: which))
+        if !output.emit(.spliceMessageHeld(id, side: which)) {
+            records[Int(id)].hasUnsaid = true
+        }
     }
 
     /// A later fragment of a datagram whose first fragment went to this splice.

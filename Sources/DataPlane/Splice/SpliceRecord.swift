@@ -86,6 +86,8 @@ struct SpliceRecord {
     /// A progress event is on its way: no second one until the control plane has looked.
     var isProgressPending = false
     var isMessageHeldReported = false
+    /// The end, or a held message, could not be told: the event ring was full.
+    var hasUnsaid = false
     var closeReason: SpliceCloseReason?
     /// Until then acknowledgements below the floors are raised; 0: no floors.
     var floorUntil: UInt64 = 0

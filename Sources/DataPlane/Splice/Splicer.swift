@@ -195,6 +195,7 @@ struct Splicer: ~Copyable {
                 release(id, flows: &flows)
                 continue
             }
+            if record.pointee.hasUnsaid { sayAgain(id, output: &output) }
             guard record.pointee.state == .spliced, record.pointee.closingSince == 0,
                 record.pointee.idleTimeout != 0
             else { continue }
@@ -206,6 +207,20 @@ struct Splicer: ~Copyable {
         }
     }
 
+    /// What found no room in the ring: without it a session would stay for ever, or wait.
+    private mutating func sayAgain<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, output: inout Output
+    ) {
+        let record = records + Int(id)
+        if let reason = record.pointee.closeReason {
+            record.pointee.hasUnsaid = !output.emit(.spliceClosed(id, reason))
+        } else if side(id, .client).pointee.tracker?.pointee.isKindHeld == true {
+            record.pointee.hasUnsaid = !output.emit(.spliceMessageHeld(id, side: .client))
+        } else {
+            record.pointee.hasUnsaid = false
+        }
+    }
+
     /// Notes that the session is over and says so once.
     mutating func endSession<Output: FrameOutput & ~Copyable>(
         _ id: SpliceID, _ reason: SpliceCloseReason, output: inout Output, now: UInt64
@@ -214,6 +229,6 @@ struct Splicer: ~Copyable {
         guard record.pointee.closingSince == 0 else { return }
         record.pointee.closingSince = max(1, now)
         record.pointee.closeReason = reason
-        output.emit(.spliceClosed(id, reason))
+        record.pointee.hasUnsaid = !output.emit(.spliceClosed(id, reason))
     }
 }
