@@ -190,8 +190,9 @@ final class ISCSISession: Session {
         self.relay = relay
         let redirect = Redirect(id: id, engine: engine, client: leg, relay: relay)
         relay.onLogin = { [weak self] in self?.serverLogin($0) }
-        redirect.onOutcome = { [weak self] outcome in
-            guard let self else { return }
+        // Weak: the redirect holds this closure.
+        redirect.onOutcome = { [weak self, weak redirect] outcome in
+            guard let self, let redirect else { return }
             switch outcome {
             case .connected:
                 let waiting = pending
