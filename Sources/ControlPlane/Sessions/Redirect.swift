@@ -128,8 +128,14 @@ final class Redirect {
             state = .clientOnly
             return onOutcome(.connectFailed(failure))
         }
-        guard let info = try? TCPInfo(descriptor: server.descriptor), info.isEstablished else {
+        guard let info = try? TCPInfo(descriptor: server.descriptor), !info.isConnecting else {
             return
+        }
+        // A server may have sent all it has, and its FIN, before we look.
+        guard info.isEstablished || info.isHalfClosed else {
+            dropServer()
+            state = .clientOnly
+            return onOutcome(.connectFailed("closed by the server"))
         }
         Socket.setWindowClamp(server.descriptor, 1 << 30)
         self.server?.update(from: info)
