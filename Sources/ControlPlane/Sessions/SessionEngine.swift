@@ -127,11 +127,30 @@ final class SessionEngine {
         let descriptor = try Socket.listen(
             address, options: ListenOptions(device: environment.clientDevice, backlog: 1_024))
         listeners[address] = descriptor
+        watch(address, descriptor, make)
+    }
+
+    private func watch(
+        _ address: SocketAddress, _ descriptor: Int32,
+        _ make: @escaping (SpliceID, Leg) -> any Session
+    ) {
         loop.register(descriptor, events: [.read]) { [weak self] _ in
             // A bounded number at a time, so that a flood of connections does not starve sessions.
             for _ in 0..<64 {
-                guard let self, acceptOne(descriptor, make) else { return }
+                guard let self, acceptOne(address, descriptor, make) else { return }
             }
+        }
+    }
+
+    /// Out of descriptors or memory: the connection would be reported again at once, and again.
+    private func pause(
+        _ address: SocketAddress, _ listener: Int32,
+        _ make: @escaping (SpliceID, Leg) -> any Session
+    ) {
+        loop.unregister(listener)
+        loop.schedule(after: 100_000_000) { [weak self] in
+            guard let self, listeners[address] == listener else { return }
+            watch(address, listener, make)
         }
     }
 
@@ -143,7 +162,8 @@ final class SessionEngine {
     }
 
     private func acceptOne(
-        _ listener: Int32, _ make: (SpliceID, Leg) -> any Session
+        _ address: SocketAddress, _ listener: Int32,
+        _ make: @escaping (SpliceID, Leg) -> any Session
     ) -> Bool {
         let accepted: AcceptedSocket
         do {
@@ -151,6 +171,7 @@ final class SessionEngine {
             accepted = next
         } catch {
             log.warning("accept: \(error)")
+            pause(address, listener, make)
             return false
         }
         counters.accepted += 1
