@@ -225,4 +225,27 @@ import Testing
         #expect(counters.acknowledgementsRaised == 0)
         #expect(counters.acknowledgementsLimited == 0)
     }
+
+    /// After weeks without a packet a timestamp is more than 2^31 further: it must not look like an old
+    /// one, or the next probe or move would take the session back in time (PAWS).
+    @Test(arguments: [UInt32(0x7fff_ff00), 0x8000_0010, 0xc000_0000])
+    func timestampsAfterALongSilence(silence: UInt32) throws {
+        let fixture = try SpliceFixture()
+        _ = try fixture.pass(.client, fixture.fromClient())
+        _ = try fixture.pass(.server, fixture.fromServer())
+        fixture.network.advance(seconds: 2_500_000)
+        var up = fixture.fromClient(payload: [1])
+        up.timestamps?.value &+= silence
+        let passed = try fixture.pass(.client, up)
+        let value = try #require(passed.timestamps?.value)
+        #expect(fixture.snapshot.server.sentTimestamp == value)
+        // What we say ourselves to the two ends has the newest value of each.
+        try fixture.apply(.probe(SpliceFixture.id))
+        let probes = try fixture.read(fixture.network.drain())
+        #expect(probes[3]?.first?.segment.timestamps?.value == value)
+        #expect(probes[1]?.first?.segment.timestamps?.echo == up.timestamps?.value)
+        // A packet from before is not the newest.
+        _ = try fixture.pass(.client, fixture.fromClient())
+        #expect(fixture.snapshot.server.sentTimestamp == value)
+    }
 }

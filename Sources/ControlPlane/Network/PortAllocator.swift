@@ -14,13 +14,12 @@ package final class PortAllocator {
 
     /// A port that is neither taken nor resting; nil when there is none. `now`: monotonic ns.
     package func allocate(address: IPAddress, now: UInt64) -> UInt16? {
-        var table = freeAt[address] ?? [:]
         for _ in range {
             let port = next
             next = next == range.upperBound ? range.lowerBound : next + 1
-            if let time = table[port], time > now { continue }
-            table[port] = .max
-            freeAt[address] = table
+            if let time = freeAt[address]?[port], time > now { continue }
+            // In place: a copy of the table for each connection would cost more than all else.
+            freeAt[address, default: [:]][port] = .max
             return port
         }
         return nil

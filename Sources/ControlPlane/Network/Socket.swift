@@ -154,6 +154,10 @@ enum Socket {
 /// What TCP_INFO says of a connection.
 struct TCPInfo {
     var isEstablished: Bool
+    /// The handshake goes on.
+    var isConnecting: Bool
+    /// The remote end has sent its FIN already.
+    var isHalfClosed: Bool
     var usesTimestamps: Bool
     var usesSACK: Bool
     var usesWindowScale: Bool
@@ -167,6 +171,8 @@ struct TCPInfo {
         var info = dsr_tcp_info()
         try check("TCP_INFO", dsr_tcp_info_read(descriptor, &info))
         isEstablished = info.state == 1
+        isConnecting = info.state == 2
+        isHalfClosed = info.state == 8
         usesTimestamps = info.timestamps != 0
         usesSACK = info.sack != 0
         usesWindowScale = info.window_scale != 0

@@ -27,6 +27,14 @@ public enum SystemSettings {
         return wanted.filter { !write($0.0, $0.1) }.map(\.0)
     }
 
+    /// A session has two sockets while it is relayed: as many descriptors as the system lets us have.
+    static func raiseDescriptorLimit() {
+        var limit = rlimit()
+        guard getrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit) == 0 else { return }
+        limit.rlim_cur = limit.rlim_max
+        setrlimit(__rlimit_resource_t(RLIMIT_NOFILE.rawValue), &limit)
+    }
+
     /// A network port belongs to the switch: the kernel says nothing there of its own.
     public static func preparePort(_ device: String) {
         write("ipv4/conf/\(device)/arp_ignore", "8")

@@ -68,6 +68,7 @@ public final class Daemon: @unchecked Sendable {
 
     /// Makes everything and starts all threads. Throws before anything runs when a device cannot be had.
     public func start() throws {
+        SystemSettings.raiseDescriptorLimit()
         for setting in SystemSettings.prepareNamespace() {
             log.warning("cannot set net.\(setting.replacing("/", with: "."))")
         }

@@ -341,7 +341,7 @@ extension Daemon: ControlService {
         session id: UInt64, _ verb: SessionVerb
     ) async throws(ControlError) -> SessionModel {
         let found = await onLoop { [self] () -> (found: Bool, server: Bool) in
-            guard let session = engine.sessions[SpliceID(truncatingIfNeeded: id)] else {
+            guard let known = SpliceID(exactly: id), let session = engine.sessions[known] else {
                 return (false, false)
             }
             switch verb {

@@ -32,6 +32,8 @@ final class ISCSIRelay: StreamRelay {
     private let loginResult: ISCSILoginResult
     /// Text responses that wait for the server's sequence numbers, by task tag.
     private var owed: [UInt32: ISCSIPDU] = [:]
+    /// Initiators have one at a time.
+    private static let owedMaximum = 128
     /// Called when the server login is decided, before anything of the backlog goes out.
     var onLogin: (LoginOutcome) -> Void = { _ in }
     private(set) var isEstablished = false
@@ -185,6 +187,9 @@ final class ISCSIRelay: StreamRelay {
         directions[side.index].remaining = UInt32(header[4]) * 4 + padded
         let opcode = header[0] & 0x3f
         if side == .client, opcode == ISCSIOpcode.text {
+            guard owed.count < Self.owedMaximum else {
+                throw RelayError(message: "more than \(Self.owedMaximum) Text requests at once")
+            }
             guard data <= UInt32(ISCSIText.maximumLength) else {
                 throw RelayError(message: "Text request of \(data) octets")
             }

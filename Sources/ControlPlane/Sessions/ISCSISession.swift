@@ -20,7 +20,8 @@ final class ISCSISession: Session {
     private let leg: Leg
     private let id: SpliceID
     private let openedAt: UInt64
-    private var reader = ISCSIPDUReader(dataMaximum: 1 << 18)
+    // RFC 7143 section 13.12: nothing was declared yet, so no data segment is longer than 8192 octets.
+    private var reader = ISCSIPDUReader(dataMaximum: 8_192)
     private var output = OutboundBuffer()
     private var login: ISCSILoginResult?
     private var target: ISCSITargetSession?
@@ -54,8 +55,10 @@ final class ISCSISession: Session {
     private func watchClient() {
         engine.loop.register(leg.descriptor, events: [.read, .write, .edgeTriggered]) {
             [weak self] _ in
-            self?.flush()
-            self?.readClient()
+            guard let self else { return }
+            flush()
+            do { try takePDUs() } catch { return close("\(error)") }
+            readClient()
         }
     }
 
@@ -67,10 +70,14 @@ final class ISCSISession: Session {
             case .login, .fullFeature: break
             case .redirected, .closed: return
             }
+            // A client that does not take its answers is not read: the socket's event comes back here.
+            guard output.count < engine.relayBufferMaximum else { return }
             do {
                 switch try Socket.receive(leg.descriptor, into: engine.scratch) {
                 case .wouldBlock: return
                 case .end: return close("closed by the client")
+                // Of a connection that is about to be closed only the end matters.
+                case .bytes where closesWhenSent: continue
                 case .bytes(let count): reader.append(engine.scratch[..<count])
                 }
                 try takePDUs()
@@ -85,6 +92,11 @@ final class ISCSISession: Session {
             switch phase {
             case .closed, .redirected: return
             case .login, .fullFeature: break
+            }
+            if output.count >= engine.relayBufferMaximum {
+                flush()
+                guard output.count < engine.relayBufferMaximum else { return }
+                continue
             }
             guard let pdu = try reader.next() else { break }
             switch phase {
@@ -117,6 +129,7 @@ final class ISCSISession: Session {
     private func establish(_ result: ISCSILoginResult) {
         timer?.cancel()
         login = result
+        reader.dataMaximum = max(1 << 18, Int(result.parameters.firstBurstLength))
         resource = result.targetName.flatMap { portal.resources.resource(target: $0) }
         target = ISCSITargetSession(result, discovery: portal.discovery(for: leg, user: result.user))
         phase = .fullFeature
@@ -190,8 +203,9 @@ final class ISCSISession: Session {
         self.relay = relay
         let redirect = Redirect(id: id, engine: engine, client: leg, relay: relay)
         relay.onLogin = { [weak self] in self?.serverLogin($0) }
-        redirect.onOutcome = { [weak self] outcome in
-            guard let self else { return }
+        // Weak: the redirect holds this closure.
+        redirect.onOutcome = { [weak self, weak redirect] outcome in
+            guard let self, let redirect else { return }
             switch outcome {
             case .connected:
                 let waiting = pending

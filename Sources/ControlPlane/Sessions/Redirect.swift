@@ -128,8 +128,14 @@ final class Redirect {
             state = .clientOnly
             return onOutcome(.connectFailed(failure))
         }
-        guard let info = try? TCPInfo(descriptor: server.descriptor), info.isEstablished else {
+        guard let info = try? TCPInfo(descriptor: server.descriptor), !info.isConnecting else {
             return
+        }
+        // A server may have sent all it has, and its FIN, before we look.
+        guard info.isEstablished || info.isHalfClosed else {
+            dropServer()
+            state = .clientOnly
+            return onOutcome(.connectFailed("closed by the server"))
         }
         Socket.setWindowClamp(server.descriptor, 1 << 30)
         self.server?.update(from: info)
@@ -303,7 +309,10 @@ final class Redirect {
     }
 
     private func beginSplice() {
-        guard state == .relaying, wantsSplice, server != nil, !isEOF[0], !isEOF[1] else { return }
+        // Not before the relay is through with the server: until then it may still be given up.
+        guard state == .relaying, wantsSplice, server != nil, !isEOF[0], !isEOF[1],
+            relay.wantsClientInput
+        else { return }
         do {
             guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
                 return
@@ -352,6 +361,10 @@ final class Redirect {
         do {
             if try trySplice() { return }
         } catch {
+            // Out of repair mode, in which a close says nothing to the ends.
+            for case let descriptor? in [client.descriptor, server?.descriptor] where descriptor >= 0 {
+                try? TCPRepair.thaw(descriptor)
+            }
             return end("splice: \(error)", reset: true)
         }
         guard state == .drainingToSplice else { return }
@@ -560,7 +573,10 @@ final class Redirect {
             client.descriptor = -1
             try engine.apply([.splice(.abortToSpliced(id))])
             state = .spliced
-            return
+            return schedule(after: 1_000_000_000) { [weak self] in
+                guard let self, !wantsSplice || needsRelay else { return }
+                beginUnsplice()
+            }
         }
         try engine.apply([
             .splice(.finishToSlow(id, client: positions[0], server: positions[1]))

@@ -50,6 +50,8 @@ final class SessionEngine {
     var drainMaximum: UInt64 { environment.drainMaximum }
 
     private(set) var sessions: [SpliceID: any Session] = [:]
+    /// The newest session of a client's address and port.
+    private var sessionsByClient: [SocketAddress: SpliceID] = [:]
     private var listeners: [SocketAddress: Int32] = [:]
     private var freeIDs: [SpliceID] = []
     /// Statistics of sessions that have ended, summed.
@@ -127,11 +129,30 @@ final class SessionEngine {
         let descriptor = try Socket.listen(
             address, options: ListenOptions(device: environment.clientDevice, backlog: 1_024))
         listeners[address] = descriptor
+        watch(address, descriptor, make)
+    }
+
+    private func watch(
+        _ address: SocketAddress, _ descriptor: Int32,
+        _ make: @escaping (SpliceID, Leg) -> any Session
+    ) {
         loop.register(descriptor, events: [.read]) { [weak self] _ in
             // A bounded number at a time, so that a flood of connections does not starve sessions.
             for _ in 0..<64 {
-                guard let self, acceptOne(descriptor, make) else { return }
+                guard let self, acceptOne(address, descriptor, make) else { return }
             }
+        }
+    }
+
+    /// Out of descriptors or memory: the connection would be reported again at once, and again.
+    private func pause(
+        _ address: SocketAddress, _ listener: Int32,
+        _ make: @escaping (SpliceID, Leg) -> any Session
+    ) {
+        loop.unregister(listener)
+        loop.schedule(after: 100_000_000) { [weak self] in
+            guard let self, listeners[address] == listener else { return }
+            watch(address, listener, make)
         }
     }
 
@@ -143,7 +164,8 @@ final class SessionEngine {
     }
 
     private func acceptOne(
-        _ listener: Int32, _ make: (SpliceID, Leg) -> any Session
+        _ address: SocketAddress, _ listener: Int32,
+        _ make: @escaping (SpliceID, Leg) -> any Session
     ) -> Bool {
         let accepted: AcceptedSocket
         do {
@@ -151,6 +173,7 @@ final class SessionEngine {
             accepted = next
         } catch {
             log.warning("accept: \(error)")
+            pause(address, listener, make)
             return false
         }
         counters.accepted += 1
@@ -164,6 +187,7 @@ final class SessionEngine {
             let leg = try follow(id, accepted)
             let session = make(id, leg)
             sessions[id] = session
+            sessionsByClient[accepted.remote] = id
             onEvent(.opened(session.summary))
             session.start()
         } catch {
@@ -177,6 +201,13 @@ final class SessionEngine {
 
     /// Makes the dataplane follow the client leg of a new connection.
     private func follow(_ id: SpliceID, _ accepted: AcceptedSocket) throws -> Leg {
+        // The kernel lets a client use its port again only when the old connection is over: its end may
+        // not have come to us yet, when both come in one round.
+        if let old = sessionsByClient[accepted.remote], let session = sessions[old],
+            session.summary.clientLocal == accepted.local
+        {
+            session.close("its client began anew")
+        }
         var leg = Leg(
             descriptor: accepted.descriptor, local: accepted.local, remote: accepted.remote)
         let syn = try SavedSYN(descriptor: accepted.descriptor)
@@ -198,20 +229,27 @@ final class SessionEngine {
                     usesSACK: leg.usesSACK)),
             .splice(.setIdleTimeout(id, seconds: environment.idleSeconds)),
         ])
-        // Read again: data may have come before the dataplane began to follow.
-        let received = try TCPInfo(descriptor: accepted.descriptor).bytesReceived
-        try apply([
-            .splice(
-                .updateLeg(
-                    id, .client, remoteScale: leg.remoteScale, localScale: leg.localScale,
-                    received: (leg.base, leg.base + UInt32(truncatingIfNeeded: received))))
-        ])
+        do {
+            // Read again: data may have come before the dataplane began to follow.
+            let received = try TCPInfo(descriptor: accepted.descriptor).bytesReceived
+            try apply([
+                .splice(
+                    .updateLeg(
+                        id, .client, remoteScale: leg.remoteScale, localScale: leg.localScale,
+                        received: (leg.base, leg.base + UInt32(truncatingIfNeeded: received))))
+            ])
+        } catch {
+            _ = try? apply([.splice(.close(id))])
+            throw error
+        }
         return leg
     }
 
     /// The session is over: its record in the dataplane lingers, its number rests.
     func remove(_ id: SpliceID, reason: String) {
         guard let session = sessions.removeValue(forKey: id) else { return }
+        let client = session.summary.client
+        if sessionsByClient[client] == id { sessionsByClient[client] = nil }
         counters.closed += 1
         ended.add(session.summary.statistics)
         onEvent(.closed(session.summary, reason: reason))

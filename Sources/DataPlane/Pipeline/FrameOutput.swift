@@ -11,7 +11,8 @@ protocol FrameOutput: ~Copyable {
     /// Sends all that is queued now: after this, queued memory may be used again.
     mutating func flush(now: UInt64)
     mutating func count(_ reason: DropReason)
-    mutating func emit(_ event: Event)
+    /// False when the event was lost.
+    @discardableResult mutating func emit(_ event: Event) -> Bool
     /// Port where a MAC address of this domain was last seen; 0 when unknown.
     func port(of mac: MACAddress, vlan: UInt16, domain: DomainID) -> PortNumber
 }

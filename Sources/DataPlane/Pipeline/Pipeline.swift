@@ -151,6 +151,7 @@ public struct Pipeline: ~Copyable {
                 now: now)
         }
         output.flush(now: now)
+        splicer.releaseLeaving(flows: &flows)
         return count
     }
 

@@ -156,9 +156,10 @@ struct PortSet: ~Copyable, FrameOutput {
     @inline(__always)
     mutating func count(_ reason: DropReason) { drops[Int(reason.rawValue)] &+= 1 }
 
-    mutating func emit(_ event: Event) {
-        events.push(event)
+    @discardableResult
+    mutating func emit(_ event: Event) -> Bool {
         hasNewEvents = true
+        return events.push(event)
     }
 
     @inline(__always)

@@ -13,6 +13,8 @@ struct HeldFramePool: ~Copyable {
         var next: UInt32
         var length: UInt32
         var ingress: PortNumber
+        /// Place in a queue that is kept in order.
+        var sequence = SequenceNumber(0)
     }
 
     private let memory: UnsafeMutableRawPointer
@@ -91,20 +93,69 @@ struct HeldFramePool: ~Copyable {
         }
     }
 
-    /// Copies `frame` with its virtio header to the end of `queue`; false when no block is free.
-    mutating func append(_ frame: Frame, ingress: PortNumber, to queue: inout FrameQueue) -> Bool {
-        guard frame.length <= Frame.maximumLength else { return false }
+    /// A block with a copy of `frame` and its virtio header; 0 when none is free.
+    private mutating func copy(
+        _ frame: Frame, ingress: PortNumber, sequence: SequenceNumber
+    ) -> UInt32 {
+        guard frame.length <= Frame.maximumLength else { return 0 }
         let block = take(length: frame.length)
-        guard block != 0 else { return false }
-        node(block).pointee = Node(next: 0, length: UInt32(frame.length), ingress: ingress)
+        guard block != 0 else { return 0 }
+        node(block).pointee = Node(
+            next: 0, length: UInt32(frame.length), ingress: ingress, sequence: sequence)
         let start = address(block) + Self.nodeSize + Frame.headroom
         (start - VirtioHeader.size).copyMemory(
             from: frame.start - VirtioHeader.size, byteCount: frame.length + VirtioHeader.size)
-        if queue.tail != 0 { node(queue.tail).pointee.next = block } else { queue.head = block }
-        queue.tail = block
+        return block
+    }
+
+    /// Copies `frame` to the end of `queue`; false when no block is free.
+    mutating func append(_ frame: Frame, ingress: PortNumber, to queue: inout FrameQueue) -> Bool {
+        let block = copy(frame, ingress: ingress, sequence: SequenceNumber(0))
+        guard block != 0 else { return false }
+        link(block, to: &queue)
+        return true
+    }
+
+    /// Copies `frame` to its place in a queue in the order of sequence numbers.
+    mutating func insert(
+        _ frame: Frame, ingress: PortNumber, sequence: SequenceNumber, to queue: inout FrameQueue
+    ) -> Bool {
+        let block = copy(frame, ingress: ingress, sequence: sequence)
+        guard block != 0 else { return false }
+        guard queue.tail != 0, sequence.isBefore(node(queue.tail).pointee.sequence) else {
+            link(block, to: &queue)
+            return true
+        }
+        var before: UInt32 = 0
+        var after = queue.head
+        while after != 0, !sequence.isBefore(node(after).pointee.sequence) {
+            before = after
+            after = node(after).pointee.next
+        }
+        node(block).pointee.next = after
+        if before == 0 { queue.head = block } else { node(before).pointee.next = block }
         queue.count &+= 1
         queue.bytes &+= UInt64(frame.length)
         return true
+    }
+
+    /// Moves the first frame of a queue to the end of another, without a copy.
+    func moveFirst(of queue: inout FrameQueue, to other: inout FrameQueue) {
+        guard queue.head != 0 else { return }
+        let block = queue.head
+        queue.head = node(block).pointee.next
+        if queue.head == 0 { queue.tail = 0 }
+        queue.count &-= 1
+        queue.bytes &-= UInt64(node(block).pointee.length)
+        node(block).pointee.next = 0
+        link(block, to: &other)
+    }
+
+    private func link(_ block: UInt32, to queue: inout FrameQueue) {
+        if queue.tail != 0 { node(queue.tail).pointee.next = block } else { queue.head = block }
+        queue.tail = block
+        queue.count &+= 1
+        queue.bytes &+= UInt64(node(block).pointee.length)
     }
 
     /// The first block of a queue and where its frame lies; nil when empty.

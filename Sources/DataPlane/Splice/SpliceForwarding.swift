@@ -25,6 +25,10 @@ extension Splicer {
     ) -> SpliceDisposition {
         let record = side(id, which)
         let state = records[Int(id)].state
+        if headers.tcpFlags & TCPFlags.syn != 0, state != .slow, state != .drainToSplice {
+            return processSYN(
+                id, which, frame: frame, headers: headers, output: &output, now: now)
+        }
         if isRelease, state != .hold { refresh(record, frame, &headers) }
         if headers.fragment != 0, state != .slow,
             state != .spliced || record.pointee.tracker != nil
@@ -35,7 +39,9 @@ extension Splicer {
         }
         switch state {
         case .free: return .dropped(.spliceUnknown)
-        case .closed: return .dropped(.spliceClosed)
+        case .closed:
+            answerReset(id, which, headers, output: &output, now: now)
+            return .dropped(.spliceClosed)
         case .slow:
             trackReceived(record, headers, ingress: ingress, now: now)
             clampForSocket(id, record, frame, &headers, now: now)
@@ -54,6 +60,50 @@ extension Splicer {
                 id, which, frame: frame, headers: &headers, ingress: ingress,
                 isRelease: isRelease, output: &output, now: now)
         }
+    }
+
+    // RFC 9293 section 3.10.7.1: "If the connection does not exist (CLOSED), then a reset is sent in
+    // response to any incoming segment except another reset"; with the place that the end expects, which
+    // the reset at the close could miss by data on its way.
+    private func answerReset<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, _ headers: PacketHeaders, output: inout Output,
+        now: UInt64
+    ) {
+        guard headers.tcpFlags & (TCPFlags.rst | TCPFlags.ack) == TCPFlags.ack else { return }
+        make(
+            id, to: which,
+            MadeSegment(
+                sequence: headers.acknowledgement, acknowledgement: SequenceNumber(0), window: 0,
+                flags: TCPFlags.rst), output: &output, now: now)
+    }
+
+    /// A SYN on the tuple of a splice is never translated: it would make a connection to a server past
+    /// the control plane, and its numbers say nothing of the session. While the session goes on it is
+    /// answered as by a socket (RFC 5961 section 4.2): an end that began anew then resets its old
+    /// connection. After the end a client that uses its port again finds the listener.
+    private mutating func processSYN<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, frame: Frame, headers: PacketHeaders,
+        output: inout Output, now: UInt64
+    ) -> SpliceDisposition {
+        let record = side(id, which)
+        let isClosed = records[Int(id)].state == .closed
+        guard isClosed || records[Int(id)].closingSince != 0 else {
+            guard record.pointee.isSent else { return .dropped(.spliceMalformed) }
+            make(
+                id, to: which,
+                MadeSegment(
+                    sequence: record.pointee.sentEnd,
+                    acknowledgement: record.pointee.sentAcknowledgement,
+                    window: record.pointee.sentWindow, flags: TCPFlags.ack), output: &output,
+                now: now)
+            return .dropped(.spliceMalformed)
+        }
+        guard which == .client, headers.tcpFlags & TCPFlags.ack == 0, leaving == nil || leaving == id
+        else { return .dropped(.spliceClosed) }
+        // Flows stay as they are within a burst; the kernel's answer comes with a later one.
+        leaving = id
+        output.transmitToCPU(frame, domain: record.pointee.domain, now: now)
+        return .toCPU
     }
 
     /// A released packet may be older than retransmissions that went ahead of it: its timestamp would
@@ -249,7 +299,7 @@ extension Splicer {
         }
         rewrite(
             id, from: which, frame: frame, headers: &headers, payload: payload, now: now)
-        trackSent(destination, headers)
+        trackSent(destination, headers, now: now)
         record.pointee.packets &+= 1
         record.pointee.bytes &+= UInt64(frame.length)
         let port = egress(destination, output)
@@ -264,6 +314,12 @@ extension Splicer {
         now: UInt64
     ) {
         if headers.tcpFlags & TCPFlags.rst != 0 {
+            // RFC 5961 section 3.2: the receiver ignores a reset beside what it expects.
+            let source = side(id, which)
+            let end = source.pointee.receivedEnd + source.pointee.sequenceDelta
+            guard !headers.sequence.isBefore(side(id, which.other).pointee.acknowledged),
+                !headers.sequence.isAfter(end)
+            else { return }
             endSession(
                 id, which == .client ? .resetByClient : .resetByServer, output: &output, now: now)
             return
@@ -296,7 +352,7 @@ extension Splicer {
                 stripOptions(record, frame, &headers)
             }
             liftSequence(record, frame, &headers)
-            if headers.fragment == 0 { trackSent(record, headers) }
+            if headers.fragment == 0 { trackSent(record, headers, now: now) }
             if record.pointee.remoteMAC == .zero {
                 record.pointee.remoteMAC = headers.destinationMAC
             }

@@ -42,7 +42,11 @@ extension Splicer {
             frame, headers, offset: count, count: Int(headers.payloadLength) - count,
             into: output.scratch(now: now))
         guard record.pointee.gap.count < Self.gapFramesMaximum,
-            pool.append(rest, ingress: ingress, to: &record.pointee.gap)
+            record.pointee.gap.bytes < Self.heldBytesMaximum,
+            pool.insert(
+                rest, ingress: ingress,
+                sequence: headers.sequence + UInt32(truncatingIfNeeded: count),
+                to: &record.pointee.gap)
         else { return .dropped(.messageHoldFull) }
         counters.gapHolds &+= 1
         // What the packet says besides its payload goes on in any case.
@@ -61,7 +65,17 @@ extension Splicer {
         return .held
     }
 
-    /// Offers what waits behind a gap to the tracker again, as long as something goes on.
+    private enum Offer {
+        /// Octets went on, or the packet is no good: its memory is free again.
+        case taken
+        /// The end of a header is missing, or a held message is in front: later packets may go on.
+        case waits
+        /// Octets in front of it are missing, and so in front of all behind it.
+        case blocked
+    }
+
+    /// Offers what waits to the tracker again, in the order of the stream, as long as something goes on:
+    /// two rounds, mostly, since each goes as far as the next gap.
     mutating func releaseGap<Output: FrameOutput & ~Copyable>(
         _ id: SpliceID, _ which: SpliceSide, output: inout Output, now: UInt64
     ) {
@@ -69,61 +83,67 @@ extension Splicer {
         var isProgressing = true
         while isProgressing, !record.pointee.gap.isEmpty {
             isProgressing = false
-            for _ in 0..<record.pointee.gap.count {
-                if releaseFirstOfGap(id, which, output: &output, now: now) {
+            var waiting = record.pointee.gap
+            record.pointee.gap = FrameQueue()
+            round: while !waiting.isEmpty {
+                switch offerFirst(of: waiting, id, which, output: &output, now: now) {
+                case .taken:
                     isProgressing = true
+                    // The frame's memory goes back: nothing queued may still point to it.
+                    output.flush(now: now)
+                    pool.removeFirst(of: &waiting)
+                case .waits: pool.moveFirst(of: &waiting, to: &record.pointee.gap)
+                case .blocked: break round
                 }
             }
+            pool.join(waiting, to: &record.pointee.gap)
         }
         reportHeldMessage(id, which, output: &output)
     }
 
-    /// True when octets of the first waiting packet went on.
-    private mutating func releaseFirstOfGap<Output: FrameOutput & ~Copyable>(
-        _ id: SpliceID, _ which: SpliceSide, output: inout Output, now: UInt64
-    ) -> Bool {
+    private mutating func offerFirst<Output: FrameOutput & ~Copyable>(
+        of queue: FrameQueue, _ id: SpliceID, _ which: SpliceSide, output: inout Output,
+        now: UInt64
+    ) -> Offer {
         let record = side(id, which)
-        guard let (_, frame, ingress) = pool.first(of: record.pointee.gap) else { return false }
+        guard let (_, frame, ingress) = pool.first(of: queue) else { return .blocked }
         var headers = PacketHeaders()
-        guard PacketHeaders.parse(frame, into: &headers) == nil else {
-            pool.removeFirst(of: &record.pointee.gap)
-            return false
-        }
+        guard PacketHeaders.parse(frame, into: &headers) == nil else { return .taken }
         // The retransmission that filled the gap went ahead of it.
         refresh(record, frame, &headers)
         var payload: UInt32 = 0
-        var didSend = false
         switch followMessages(id, which, frame: frame, headers: headers, payload: &payload) {
         case .forward:
             _ = transmitTranslated(
                 id, which, frame: frame, headers: &headers, payload: payload, output: &output,
                 now: now)
             counters.released &+= 1
-            didSend = true
+            return .taken
+        case .part(0, let isGap): return isGap ? .blocked : .waits
         case .part(let count, _):
-            if count > 0 {
-                let part = slice(
-                    frame, headers, offset: 0, count: count, into: output.scratch(now: now))
-                var partHeaders = PacketHeaders()
-                if PacketHeaders.parse(part, into: &partHeaders) == nil {
-                    _ = transmitTranslated(
-                        id, which, frame: part, headers: &partHeaders, payload: 0,
-                        output: &output, now: now)
-                }
-                didSend = true
-            }
             let rest = slice(
                 frame, headers, offset: count, count: Int(headers.payloadLength) - count,
                 into: output.scratch(now: now))
-            if !pool.append(rest, ingress: ingress, to: &record.pointee.gap) {
+            if !pool.insert(
+                rest, ingress: ingress,
+                sequence: headers.sequence + UInt32(truncatingIfNeeded: count),
+                to: &record.pointee.gap)
+            {
                 output.count(.messageHoldFull)
             }
-        case .drop(let reason): output.count(reason)
+            let part = slice(
+                frame, headers, offset: 0, count: count, into: output.scratch(now: now))
+            var partHeaders = PacketHeaders()
+            if PacketHeaders.parse(part, into: &partHeaders) == nil {
+                _ = transmitTranslated(
+                    id, which, frame: part, headers: &partHeaders, payload: 0,
+                    output: &output, now: now)
+            }
+            return .taken
+        case .drop(let reason):
+            output.count(reason)
+            return .taken
         }
-        // The frame's memory goes back: nothing queued may still point to it.
-        output.flush(now: now)
-        pool.removeFirst(of: &record.pointee.gap)
-        return didSend
     }
 
     private mutating func reportHeldMessage<Output: FrameOutput & ~Copyable>(
@@ -133,7 +153,9 @@ extension Splicer {
             !records[Int(id)].isMessageHeldReported
         else { return }
         records[Int(id)].isMessageHeldReported = true
-        output.emit(.spliceMessageHeld(id, side: which))
+        if !output.emit(.spliceMessageHeld(id, side: which)) {
+            records[Int(id)].hasUnsaid = true
+        }
     }
 
     /// A later fragment of a datagram whose first fragment went to this splice.

@@ -72,6 +72,7 @@ struct SpliceSideRecord {
     var isFragmentValid = false
 
     var lastReceived: UInt64 = 0
+    var lastSent: UInt64 = 0
     var packets: UInt64 = 0
     var bytes: UInt64 = 0
 
@@ -85,6 +86,8 @@ struct SpliceRecord {
     /// A progress event is on its way: no second one until the control plane has looked.
     var isProgressPending = false
     var isMessageHeldReported = false
+    /// The end, or a held message, could not be told: the event ring was full.
+    var hasUnsaid = false
     var closeReason: SpliceCloseReason?
     /// Until then acknowledgements below the floors are raised; 0: no floors.
     var floorUntil: UInt64 = 0

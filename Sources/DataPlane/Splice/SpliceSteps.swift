@@ -135,7 +135,7 @@ extension Splicer {
                 var headers = PacketHeaders()
                 let port = egress(record, output)
                 if PacketHeaders.parse(frame, into: &headers) == nil, port != 0 {
-                    trackSent(record, headers)
+                    trackSent(record, headers, now: now)
                     output.transmit(frame, to: port, now: now)
                     output.flush(now: now)
                 }
@@ -170,17 +170,8 @@ extension Splicer {
 
     /// The gap queue goes in front of the held packets: it is older.
     private mutating func joinGapToHeld(_ record: UnsafeMutablePointer<SpliceSideRecord>) {
-        var gap = record.pointee.gap
-        var held = record.pointee.held
-        var joined = FrameQueue()
-        while let (_, frame, ingress) = pool.first(of: gap) {
-            _ = pool.append(frame, ingress: ingress, to: &joined)
-            pool.removeFirst(of: &gap)
-        }
-        while let (_, frame, ingress) = pool.first(of: held) {
-            _ = pool.append(frame, ingress: ingress, to: &joined)
-            pool.removeFirst(of: &held)
-        }
+        var joined = record.pointee.gap
+        pool.join(record.pointee.held, to: &joined)
         record.pointee.gap = FrameQueue()
         record.pointee.held = joined
     }

@@ -7,6 +7,7 @@ extension Splicer {
         _ record: UnsafeMutablePointer<SpliceSideRecord>, _ headers: PacketHeaders,
         ingress: PortNumber, now: UInt64
     ) {
+        let isSilent = now &- record.pointee.lastReceived > Self.timestampLife
         record.pointee.lastReceived = now
         record.pointee.remoteMAC = headers.sourceMAC
         if ingress != 0 { record.pointee.port = ingress }
@@ -14,6 +15,8 @@ extension Splicer {
         let end = headers.sequenceEnd
         let isSYN = headers.tcpFlags & TCPFlags.syn != 0
         if isSYN {
+            // A handshake's only: a stray one says nothing of the positions of a connection.
+            guard !record.pointee.isSent, !record.pointee.isEndValid else { return }
             record.pointee.isSeen = false
             record.pointee.isEndValid = false
             record.pointee.isTimestampSeen = false
@@ -35,7 +38,7 @@ extension Splicer {
         }
         if headers.timestampOffset >= 0 {
             let newer = Int32(bitPattern: headers.timestampValue &- record.pointee.timestamp) > 0
-            if !record.pointee.isTimestampSeen || newer {
+            if !record.pointee.isTimestampSeen || newer || isSilent {
                 record.pointee.timestamp = headers.timestampValue
                 record.pointee.isTimestampSeen = true
             }
@@ -66,9 +69,11 @@ extension Splicer {
     /// Takes in a packet that is sent to the remote end of a side, in that side's sequence space.
     @inline(__always)
     func trackSent(
-        _ record: UnsafeMutablePointer<SpliceSideRecord>, _ headers: PacketHeaders
+        _ record: UnsafeMutablePointer<SpliceSideRecord>, _ headers: PacketHeaders, now: UInt64
     ) {
         if headers.tcpFlags & TCPFlags.rst != 0 { return }
+        let isSilent = now &- record.pointee.lastSent > Self.timestampLife
+        record.pointee.lastSent = now
         let end = headers.sequenceEnd
         if headers.tcpFlags & TCPFlags.syn != 0 {
             // Acknowledgement 0 and a window that is not scaled: nothing more to learn.
@@ -101,7 +106,7 @@ extension Splicer {
             if edge.isAfter(record.pointee.sentEdge) { record.pointee.sentEdge = edge }
         }
         if headers.timestampOffset >= 0,
-            !record.pointee.isTimestampSent
+            !record.pointee.isTimestampSent || isSilent
                 || Int32(bitPattern: headers.timestampValue &- record.pointee.sentTimestamp) > 0
         {
             record.pointee.sentTimestamp = headers.timestampValue

@@ -26,6 +26,8 @@ struct Splicer: ~Copyable {
     var tickCursor = 0
     var pool: HeldFramePool
     var counters = SpliceCounters()
+    /// An ended splice whose client begins anew: freed at the end of the burst.
+    var leaving: SpliceID?
 
     /// For one side of one splice.
     static let heldFramesMaximum: UInt32 = 20_000
@@ -34,6 +36,9 @@ struct Splicer: ~Copyable {
     static let gapFramesMaximum: UInt32 = 4_096
     /// How long floors hold after positions changed hands, ns.
     static let floorTime: UInt64 = 1_000_000_000
+    /// After so long a silence, ns, the next timestamp is the newest, whatever its value: no packet lives
+    /// so long, and a clock may have passed half its range (RFC 7323 section 5.5).
+    static let timestampLife: UInt64 = 600_000_000_000
     /// How long an ended splice still translates or swallows late packets, ns.
     static let lingerTime: UInt64 = 5_000_000_000
 
@@ -140,6 +145,14 @@ struct Splicer: ~Copyable {
         records[Int(id)] = SpliceRecord()
     }
 
+    /// Frees the splice whose tuple a new connection wants. Between bursts only.
+    @inline(__always)
+    mutating func releaseLeaving(flows: inout FlowTable) {
+        guard let id = leaving else { return }
+        leaving = nil
+        if isOpen(id) { release(id, flows: &flows) }
+    }
+
     /// Back to "nothing known"; the side must not be bound any more.
     mutating func clearSide(_ id: SpliceID, _ which: SpliceSide) {
         let record = side(id, which)
@@ -182,6 +195,7 @@ struct Splicer: ~Copyable {
                 release(id, flows: &flows)
                 continue
             }
+            if record.pointee.hasUnsaid { sayAgain(id, output: &output) }
             guard record.pointee.state == .spliced, record.pointee.closingSince == 0,
                 record.pointee.idleTimeout != 0
             else { continue }
@@ -193,6 +207,20 @@ struct Splicer: ~Copyable {
         }
     }
 
+    /// What found no room in the ring: without it a session would stay for ever, or wait.
+    private mutating func sayAgain<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, output: inout Output
+    ) {
+        let record = records + Int(id)
+        if let reason = record.pointee.closeReason {
+            record.pointee.hasUnsaid = !output.emit(.spliceClosed(id, reason))
+        } else if side(id, .client).pointee.tracker?.pointee.isKindHeld == true {
+            record.pointee.hasUnsaid = !output.emit(.spliceMessageHeld(id, side: .client))
+        } else {
+            record.pointee.hasUnsaid = false
+        }
+    }
+
     /// Notes that the session is over and says so once.
     mutating func endSession<Output: FrameOutput & ~Copyable>(
         _ id: SpliceID, _ reason: SpliceCloseReason, output: inout Output, now: UInt64
@@ -201,6 +229,6 @@ struct Splicer: ~Copyable {
         guard record.pointee.closingSince == 0 else { return }
         record.pointee.closingSince = max(1, now)
         record.pointee.closeReason = reason
-        output.emit(.spliceClosed(id, reason))
+        record.pointee.hasUnsaid = !output.emit(.spliceClosed(id, reason))
     }
 }
