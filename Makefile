@@ -1,5 +1,6 @@
 # The commands of the project. Each installs what it needs from Debian first and says what it does.
 SWIFT ?= swift
+export SWIFT
 BIN = $(shell $(SWIFT) build -c release --show-bin-path)
 FUZZ_SECONDS ?= 60
 
