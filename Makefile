@@ -38,10 +38,10 @@ fuzz: packages
 	$(SWIFT) run --package-path Fuzz -c release fuzz --seconds $(FUZZ_SECONDS)
 
 format:
-	$(SWIFT) format -i -r Package.swift Sources Tests Benchmarks/Sources
+	$(SWIFT) format -i -r Package.swift Sources Tests Benchmarks/Sources Fuzz/Sources
 
 lint:
-	$(SWIFT) format lint --strict -r Package.swift Sources Tests Benchmarks/Sources
+	$(SWIFT) format lint --strict -r Package.swift Sources Tests Benchmarks/Sources Fuzz/Sources
 
 clean:
 	rm -rf .build .build-* Benchmarks/.build Fuzz/.build
