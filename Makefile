@@ -3,8 +3,9 @@ SWIFT ?= swift
 export SWIFT
 BIN = $(shell $(SWIFT) build -c release --show-bin-path)
 FUZZ_SECONDS ?= 60
+SOAK_SECONDS ?= 60
 
-.PHONY: build demo test bench lookup-bench conformance fuzz format lint clean packages
+.PHONY: build demo test bench lookup-bench conformance soak fuzz format lint clean packages
 
 packages:
 	@scripts/install-packages.sh build lab
@@ -33,6 +34,10 @@ lookup-bench: packages
 # libiscsi's tests directly against the server and through the redirector: the list of differences.
 conformance: build
 	@tools/conformance.sh
+
+# Out of the fast path and in again every 50 ms for a minute, over good and bad links, IPv4 and IPv6.
+soak: build
+	@tools/soak.py $(SOAK_SECONDS)
 
 fuzz: packages
 	$(SWIFT) run --package-path Fuzz -c release fuzz --seconds $(FUZZ_SECONDS)
