@@ -20,7 +20,7 @@ demo: build
 # All tests, those with namespaces and real clients and servers included (root).
 test: packages
 	$(SWIFT) build -c release --build-tests
-	$(SWIFT) test -c release --skip-build --no-parallel
+	@scripts/test.sh
 
 # Against a bare cable, nftables and HAProxy, in one run; then look-ups in memory.
 bench: packages
