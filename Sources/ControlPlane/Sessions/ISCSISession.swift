@@ -118,7 +118,8 @@ final class ISCSISession: Session {
         timer?.cancel()
         login = result
         resource = result.targetName.flatMap { portal.resources.resource(target: $0) }
-        target = ISCSITargetSession(result, discovery: portal.discovery(for: leg, user: result.user))
+        target = ISCSITargetSession(
+            result, discovery: portal.discovery(for: leg, user: result.user))
         phase = .fullFeature
         portal.loginAccepted()
         engine.onEvent(.login(summary, accepted: true, detail: result.initiatorName))
