@@ -1,5 +1,6 @@
 # The commands of the project. Each installs what it needs from Debian first and says what it does.
 SWIFT ?= swift
+export SWIFT
 BIN = $(shell $(SWIFT) build -c release --show-bin-path)
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 60
@@ -19,7 +20,7 @@ demo: build
 # All tests, those with namespaces and real clients and servers included (root).
 test: packages
 	$(SWIFT) build -c release --build-tests
-	$(SWIFT) test -c release --skip-build --no-parallel
+	@scripts/test.sh
 
 # Against a bare cable, nftables and HAProxy, in one run; then look-ups in memory.
 bench: packages
@@ -42,10 +43,10 @@ fuzz: packages
 	$(SWIFT) run --package-path Fuzz -c release fuzz --seconds $(FUZZ_SECONDS)
 
 format:
-	$(SWIFT) format -i -r Package.swift Sources Tests Benchmarks/Sources
+	$(SWIFT) format -i -r Package.swift Sources Tests Benchmarks/Sources Fuzz/Sources
 
 lint:
-	$(SWIFT) format lint --strict -r Package.swift Sources Tests Benchmarks/Sources
+	$(SWIFT) format lint --strict -r Package.swift Sources Tests Benchmarks/Sources Fuzz/Sources
 
 clean:
 	rm -rf .build .build-* Benchmarks/.build Fuzz/.build

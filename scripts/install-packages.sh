@@ -2,15 +2,25 @@
 # Installs what the build, the lab and the tests need from Debian, if it is missing, and says what it does.
 #   usage: install-packages.sh [build|lab|bench]...     (default: build lab)
 set -euo pipefail
-build="libpcap-dev libnl-3-dev libnl-route-3-dev pkg-config make"
+build="git make g++ pkg-config libpcap-dev libnl-3-dev libnl-route-3-dev"
+# What the Swift toolchain itself loads; asked for only when it does not start.
+toolchain="binutils libcurl4-openssl-dev libncurses-dev libsqlite3-dev libxml2-dev zlib1g-dev tzdata"
 lab="iproute2 iputils-ping procps ethtool tcpdump curl tgt libiscsi-bin qemu-utils qemu-block-extra fio \
  openvswitch-switch python3"
 bench="haproxy nftables"
+swift=${SWIFT:-swift}
 wanted=""
 for group in "${@:-build lab}"; do
     for name in $group; do
         case $name in
-        build) wanted+=" $build" ;;
+        build)
+            if ! command -v "$swift" >/dev/null; then
+                echo "\"$swift\" is not on PATH ($PATH). Swift 6.3: https://www.swift.org/install/linux" >&2
+                exit 1
+            fi
+            wanted+=" $build"
+            "$swift" --version >/dev/null 2>&1 || wanted+=" $toolchain"
+            ;;
         lab) wanted+=" $lab" ;;
         bench) wanted+=" $bench" ;;
         *) echo "install-packages: no group \"$name\": there are build, lab and bench" >&2; exit 2 ;;

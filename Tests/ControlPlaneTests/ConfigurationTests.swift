@@ -1,6 +1,7 @@
 import ControlPlane
 import DataPlane
 import Foundation
+import TestSupport
 import Testing
 
 /// A file that uses every field.
@@ -371,21 +372,13 @@ private let head = """
     }
 
     @Test func `random changes of octets`() {
-        var random = SeededGenerator(1)
+        var random = SplitMix64(seed: 1)
         let original = Array(exampleConfiguration.utf8)
         var (valid, invalid) = (0, 0)
         for _ in 0..<1_500 {
             var text = original
             for _ in 0..<Int.random(in: 1...4, using: &random) {
-                let place = Int.random(in: 0..<text.count, using: &random)
-                switch Int.random(in: 0..<3, using: &random) {
-                case 0: text[place] = UInt8.random(in: 0...255, using: &random)
-                case 1: text.remove(at: place)
-                default:
-                    text.insert(
-                        Array("[]{}:,&*!|>'\"%@- \n\t\0".utf8).randomElement(using: &random) ?? 0,
-                        at: place)
-                }
+                random.mutate(&text, inserting: "[]{}:,&*!|>'\"%@- \n\t\0")
             }
             let found = errors(of: String(decoding: text, as: UTF8.self))
             if found.isEmpty { valid += 1 } else { invalid += 1 }

@@ -1,6 +1,7 @@
 import ControlPlane
 import Foundation
 import Logging
+import TestSupport
 import Testing
 
 /// Client and server over a socket of their own.
@@ -168,7 +169,7 @@ import Testing
     }
 
     @Test func `what is no HTTP does not stop the server`() async throws {
-        var random = SeededGenerator(1)
+        var random = SplitMix64(seed: 1)
         let path = client.path
         for text in [
             "\r\n\r\n", "GET\r\n\r\n", "GET / HTTP/9.9\r\n\r\n", "POST /rules HTTP/1.1\r\n",

@@ -3,6 +3,7 @@ import Dispatch
 import Foundation
 import Glibc
 import Synchronization
+import TestSupport
 import Testing
 
 @Suite struct EventLogTests {
@@ -81,7 +82,7 @@ import Testing
     @Test func `timers fire in order of their time`() {
         let loop = EventLoop()
         var fired: [Int] = []
-        var random = SeededGenerator(1)
+        var random = SplitMix64(seed: 1)
         for delay in (1...40).shuffled(using: &random) {
             loop.schedule(after: UInt64(delay) * 500_000) { fired.append(delay) }
         }

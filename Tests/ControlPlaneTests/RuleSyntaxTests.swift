@@ -1,5 +1,6 @@
 import ControlPlane
 import DataPlane
+import TestSupport
 import Testing
 
 @Suite struct RuleSyntaxTests {
@@ -416,7 +417,7 @@ import Testing
     // MARK: Anything at all
 
     @Test func `random text is a rule that prints to itself, or an error in the text`() {
-        var random = SeededGenerator(1)
+        var random = SplitMix64(seed: 1)
         let pieces =
             (Self.matches + Self.actions).map(\.text).flatMap {
                 $0.split { ", ".contains($0) }.map(String.init)
@@ -447,18 +448,11 @@ import Testing
     }
 
     @Test func `changed rules do no harm`() {
-        var random = SeededGenerator(2)
+        var random = SplitMix64(seed: 2)
         for valid in Self.matches + Self.actions {
             for _ in 0..<60 {
                 var text = Array(valid.text.utf8)
-                let place = Int.random(in: 0..<text.count, using: &random)
-                switch Int.random(in: 0..<3, using: &random) {
-                case 0: text[place] = UInt8.random(in: 0...255, using: &random)
-                case 1: text.remove(at: place)
-                default:
-                    text.insert(
-                        Array("/=:,()0x-+>".utf8).randomElement(using: &random) ?? 0, at: place)
-                }
+                random.mutate(&text, inserting: "/=:,()0x-+>")
                 let string = String(decoding: text, as: UTF8.self)
                 guard let rule = try? RuleSyntax.parse(string, ports: Self.ports) else { continue }
                 let again = try? RuleSyntax.parse(RuleFormat.text(rule))

@@ -43,13 +43,7 @@ struct SpliceFixture {
         virtual = TCPEndpoint(v6 ? "fd01::1" : "10.1.0.1", port: 3_260, mac: 0x0200_0000_0101)
         source = TCPEndpoint(v6 ? "fd02::1" : "10.2.0.1", port: 50_000, mac: 0x0200_0000_0201)
         server = TCPEndpoint(v6 ? "fd02::2" : "10.2.0.2", port: 3_261, mac: 0x0200_0000_0202)
-        var configuration = TestSwitch.configuration
-        configuration.heldOctets = options.heldOctets
-        network = TestSwitch(
-            [
-                .init(1), .init(2, isCPU: true), .init(3, domain: 1),
-                .init(4, domain: 1, isCPU: true),
-            ], configuration: configuration)
+        network = .twoSides(heldOctets: options.heldOctets)
         try open()
         try apply(.beginDrainToSplice(Self.id))
         try apply(.hold(Self.id))

@@ -104,8 +104,9 @@ private struct Stream {
                 if old > 0 { repeats += 1 }
                 let start = distance(segment.sequence, end.remoteBase) + old
                 let fresh = segment.payload.dropFirst(old)
-                if !fresh.isEmpty, start < 0 || start + fresh.count > stream.count
-                    || !stream[start..<start + fresh.count].elementsEqual(fresh)
+                if !fresh.isEmpty,
+                    start < 0 || start + fresh.count > stream.count
+                        || !stream[start..<start + fresh.count].elementsEqual(fresh)
                 {
                     mismatches += 1
                 }
@@ -175,8 +176,9 @@ private struct Stream {
                 redirect.wantsSplice.toggle()
                 if let held = redirect.held, redirect.state == .relaying {
                     // The dataplane says the same about boundaries as the stream does.
-                    let up = Int(held.server.acknowledged.rawValue &- held.clientDelta
-                        &- session.base(.client))
+                    let up = Int(
+                        held.server.acknowledged.rawValue &- held.clientDelta
+                            &- session.base(.client))
                     #expect(held.client.headerDistance == session.up.distance(up))
                 }
             }
@@ -203,7 +205,9 @@ private struct Stream {
         let isHeld = redirect.run(seconds: 20) {
             redirect.server.received.count >= border
                 && redirect.events.contains {
-                    if case .spliceMessageHeld(redirect.id, side: .client) = $0 { true } else {
+                    if case .spliceMessageHeld(redirect.id, side: .client) = $0 {
+                        true
+                    } else {
                         false
                     }
                 }

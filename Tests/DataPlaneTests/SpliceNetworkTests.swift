@@ -84,15 +84,11 @@ func expectSound(_ redirect: ScriptedRedirect, _ note: Comment) {
         redirect.client.write(up)
         redirect.server.write(down)
         redirect.wantsSplice = true
-        var moves = 0
-        let isDone = redirect.run(seconds: 120) {
-            if redirect.splices + redirect.unsplices > moves {
-                moves = redirect.splices + redirect.unsplices
-                redirect.wantsSplice.toggle()
-            }
-            return redirect.server.received.count >= up.count
+        let isDone = redirect.runMoving(seconds: 120) {
+            redirect.server.received.count >= up.count
                 && redirect.client.received.count >= down.count
         }
+        let moves = redirect.splices + redirect.unsplices
         #expect(isDone, "seed \(seed)")
         #expect(redirect.server.received == up, "seed \(seed)")
         #expect(redirect.client.received == down, "seed \(seed)")

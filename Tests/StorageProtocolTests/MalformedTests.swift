@@ -1,4 +1,5 @@
 import StorageProtocols
+import TestSupport
 import Testing
 
 /// Truncated and changed streams: refused or waited for, never served wrongly.
@@ -104,7 +105,7 @@ import Testing
 
     @Test(arguments: RecordedLoginTests.recordings)
     func `random changes of whole connections`(recording: RecordedLoginTests.Recording) {
-        var random = SeededGenerator(7)
+        var random = SplitMix64(seed: 7)
         for _ in 0..<3_000 {
             var stream = recording.connection.client
             for _ in 0..<Int.random(in: 1...6, using: &random) {
@@ -127,7 +128,7 @@ import Testing
 
     @Test(arguments: RecordedLoginTests.recordings.dropFirst())
     func `changed answers of a server`(recording: RecordedLoginTests.Recording) {
-        var random = SeededGenerator(8)
+        var random = SplitMix64(seed: 8)
         let hasCHAP = !recording.challenge.isEmpty
         let request = ISCSIInitiatorRequest(
             initiatorName: initiatorName, targetName: Recorded.target, isid: isid,

@@ -1,10 +1,11 @@
 import StorageProtocols
+import TestSupport
 import Testing
 
 @Suite struct PDUTests {
     /// PDUs of all lengths of data and additional headers around the padding.
     private func samples() -> [ISCSIPDU] {
-        var random = SeededGenerator(1)
+        var random = SplitMix64(seed: 1)
         var result: [ISCSIPDU] = []
         for length in [0, 1, 2, 3, 4, 5, 48, 511, 512, 8_191, 8_192] {
             for additional in [0, 4, 8, 1_020] {
@@ -12,8 +13,8 @@ import Testing
                     opcode: UInt8.random(in: 0..<0x40, using: &random),
                     flags: UInt8.random(in: 0...255, using: &random), isImmediate: length % 2 == 1)
                 for offset in 8..<48 { pdu[offset] = UInt8.random(in: 0...255, using: &random) }
-                pdu.additionalHeaders = random.octets(additional)
-                pdu.data = random.octets(length)
+                pdu.additionalHeaders = random.bytes(additional)
+                pdu.data = random.bytes(length)
                 result.append(pdu)
             }
         }
@@ -145,12 +146,12 @@ import Testing
     }
 
     @Test func `random octets give PDUs, an error, or wait for more`() {
-        var random = SeededGenerator(2)
+        var random = SplitMix64(seed: 2)
         for _ in 0..<2_000 {
             var reader = ISCSIPDUReader(dataMaximum: 4_096)
             var length = 0
             for _ in 0..<8 {
-                let part = random.octets(Int.random(in: 0..<200, using: &random))
+                let part = random.bytes(Int.random(in: 0..<200, using: &random))
                 length += part.count
                 reader.append(part)
             }

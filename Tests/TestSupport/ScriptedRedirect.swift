@@ -77,13 +77,7 @@ package final class ScriptedRedirect {
         virtualEnd = TCPEndpoint(v6 ? "fd01::1" : "10.1.0.1", port: 3_260, mac: 0x0200_0000_0101)
         sourceEnd = TCPEndpoint(v6 ? "fd02::1" : "10.2.0.1", port: 50_000, mac: 0x0200_0000_0201)
         serverEnd = TCPEndpoint(v6 ? "fd02::2" : "10.2.0.2", port: 3_260, mac: 0x0200_0000_0202)
-        var configuration = TestSwitch.configuration
-        configuration.heldOctets = options.heldOctets
-        network = TestSwitch(
-            [
-                .init(1), .init(2, isCPU: true), .init(3, domain: 1),
-                .init(4, domain: 1, isCPU: true),
-            ], configuration: configuration)
+        network = .twoSides(heldOctets: options.heldOctets)
         client = ScriptedTCP(local: clientEnd, remote: virtualEnd, options: options.client)
         server = ScriptedTCP(local: serverEnd, remote: sourceEnd, options: options.server)
         adopt(client, .client)
@@ -217,6 +211,18 @@ package final class ScriptedRedirect {
             if !step(limit: end) { break }
         }
         return condition()
+    }
+
+    /// Like `run`, out of the fast path or into it again whenever the last move is done.
+    package func runMoving(seconds: Double, until condition: () -> Bool) -> Bool {
+        var moves = splices + unsplices
+        return run(seconds: seconds) {
+            if splices + unsplices > moves {
+                moves = splices + unsplices
+                wantsSplice.toggle()
+            }
+            return condition()
+        }
     }
 
     private func step(limit: UInt64) -> Bool {

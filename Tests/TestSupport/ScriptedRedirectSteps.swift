@@ -156,7 +156,8 @@ extension ScriptedRedirect {
         positionsAtInstall = positions
         self.clientSocket = nil
         self.serverSocket = nil
-        apply(.install(id, client: positions[0], server: positions[1], messages: messages(positions)))
+        apply(
+            .install(id, client: positions[0], server: positions[1], messages: messages(positions)))
         splices += 1
         state = .spliced
         return true

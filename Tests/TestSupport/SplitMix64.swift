@@ -17,5 +17,16 @@ package struct SplitMix64: RandomNumberGenerator {
         (0..<count).map { _ in UInt8(truncatingIfNeeded: next()) }
     }
 
+    /// Changes, takes away or puts in one octet; what is put in is one of `inserted`.
+    package mutating func mutate(_ text: inout [UInt8], inserting inserted: String) {
+        guard !text.isEmpty else { return }
+        let place = below(text.count)
+        switch below(3) {
+        case 0: text[place] = UInt8(truncatingIfNeeded: next())
+        case 1: text.remove(at: place)
+        default: text.insert(Array(inserted.utf8).randomElement(using: &self) ?? 0, at: place)
+        }
+    }
+
     package mutating func below(_ limit: Int) -> Int { Int(next() % UInt64(max(1, limit))) }
 }

@@ -56,6 +56,17 @@ package final class TestSwitch {
         }
     }
 
+    /// A network port and a CPU port in each of two domains: 1 and 2, 3 and 4.
+    package static func twoSides(heldOctets: Int) -> TestSwitch {
+        var configuration = configuration
+        configuration.heldOctets = heldOctets
+        return TestSwitch(
+            [
+                .init(1), .init(2, isCPU: true), .init(3, domain: 1),
+                .init(4, domain: 1, isCPU: true),
+            ], configuration: configuration)
+    }
+
     @discardableResult
     package func apply(_ commands: [Command]) throws(BatchError) -> [CommandResult] {
         let now = now

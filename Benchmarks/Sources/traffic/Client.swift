@@ -112,7 +112,8 @@ func connects(_ remote: sockaddr_in, seconds: Double) -> Measurement {
         send(descriptor, message, 64, 0)
         guard recv(descriptor, &message, 64, 0) > 0 else { fail("recv") }
         setsockopt(
-            descriptor, SOL_SOCKET, SO_LINGER, &linger, socklen_t(MemoryLayout.size(ofValue: linger)))
+            descriptor, SOL_SOCKET, SO_LINGER, &linger,
+            socklen_t(MemoryLayout.size(ofValue: linger)))
         close(descriptor)
         count += 1
     }

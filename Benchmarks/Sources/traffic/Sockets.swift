@@ -74,8 +74,10 @@ func machineCPU() -> Double {
     defer { fclose(file) }
     var line = [CChar](repeating: 0, count: 512)
     fgets(&line, 512, file)
-    let fields = String(decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-        .split(separator: " ").dropFirst().compactMap { Double($0) }
+    let fields = String(
+        decoding: line.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self
+    )
+    .split(separator: " ").dropFirst().compactMap { Double($0) }
     // user nice system idle iowait irq softirq steal
     guard fields.count >= 7 else { fail("/proc/stat") }
     let busy = fields[0] + fields[1] + fields[2] + fields[5] + fields[6]

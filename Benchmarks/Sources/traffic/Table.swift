@@ -27,7 +27,8 @@ func table(_ path: String) {
     var line = [CChar](repeating: 0, count: 512)
     while fgets(&line, 512, file) != nil {
         let fields = String(
-            decoding: line.prefix { $0 != 0 && $0 != 10 }.map { UInt8(bitPattern: $0) }, as: UTF8.self
+            decoding: line.prefix { $0 != 0 && $0 != 10 }.map { UInt8(bitPattern: $0) },
+            as: UTF8.self
         ).split(separator: " ").map(String.init)
         guard fields.count == 4, let value = Double(fields[2]), let spent = Double(fields[3]) else {
             continue
@@ -54,7 +55,9 @@ func table(_ path: String) {
             row(
                 [peer]
                     + kinds.map {
-                        text(median(values["dsr \($0)"] ?? []) / median(values["\(peer) \($0)"] ?? []))
+                        text(
+                            median(values["dsr \($0)"] ?? [])
+                                / median(values["\(peer) \($0)"] ?? []))
                     }
                     + bulks.map {
                         text(median(cpu["dsr \($0)"] ?? []) / median(cpu["\(peer) \($0)"] ?? []))

@@ -112,7 +112,9 @@ final class ConfigurationReader {
     func interfaceAddress(_ node: Node, _ field: String) -> InterfaceAddress? {
         let text = node.scalar?.string ?? ""
         guard text.contains("/"), let prefix = IPPrefix(text) else {
-            fail(node, field, "\"\(text)\" is not an address with its prefix length, as 10.0.0.1/24")
+            fail(
+                node, field,
+                "\"\(text)\" is not an address with its prefix length, as 10.0.0.1/24")
             return nil
         }
         return InterfaceAddress(
@@ -132,7 +134,9 @@ final class ConfigurationReader {
     func device(_ node: Node?, _ field: String) -> String {
         let name = string(node, field)
         if let node, name.utf8.count > 15 || name.contains("/") || name.contains(" ") {
-            fail(node, field, "\"\(name)\" is not a device name: at most 15 characters, no / or space")
+            fail(
+                node, field,
+                "\"\(name)\" is not a device name: at most 15 characters, no / or space")
         }
         return name
     }

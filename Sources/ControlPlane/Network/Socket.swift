@@ -165,7 +165,7 @@ struct TCPInfo {
     var sendScale: UInt8
     var receiveScale: UInt8
     var bytesReceived: UInt64
-    var roundTrip_us: UInt32
+    var roundTripMicroseconds: UInt32
 
     init(descriptor: Int32) throws(SystemCallError) {
         var info = dsr_tcp_info()
@@ -179,7 +179,7 @@ struct TCPInfo {
         sendScale = info.send_scale
         receiveScale = info.receive_scale
         bytesReceived = info.bytes_received
-        roundTrip_us = info.rtt_us
+        roundTripMicroseconds = info.rtt_us
     }
 }
 

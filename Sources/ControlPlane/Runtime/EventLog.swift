@@ -62,7 +62,7 @@ package final class EventLog: Sendable {
             model.server = session.serverName
             model.resource = session.resource
             model.message = "session \(session.id) is \(session.state)"
-            model.details["freeze_us"] = "\(session.statistics.longestFreeze / 1_000)"
+            model.details["freeze_us"] = "\(session.statistics.lastFreeze / 1_000)"
         case .closed(let session, let reason):
             model.kind = "session_closed"
             model.session = UInt64(session.id)

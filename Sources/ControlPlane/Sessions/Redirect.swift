@@ -35,10 +35,16 @@ final class Redirect {
         var unspliceGiveUps: UInt64 = 0
         /// ns from the freeze to the release of held packets.
         var longestFreeze: UInt64 = 0
+        var lastFreeze: UInt64 = 0
         var longestDrain: UInt64 = 0
         /// Octets that went through the relay, by side where they came from.
         var relayedFromClient: UInt64 = 0
         var relayedFromServer: UInt64 = 0
+
+        mutating func addFreeze(_ duration: UInt64) {
+            lastFreeze = duration
+            longestFreeze = max(longestFreeze, duration)
+        }
 
         mutating func add(_ other: Statistics) {
             splices += other.splices
@@ -447,7 +453,7 @@ final class Redirect {
         timer?.cancel()
         timer = nil
         statistics.splices += 1
-        statistics.longestFreeze = max(statistics.longestFreeze, engine.loop.clock() - started)
+        statistics.addFreeze(engine.loop.clock() - started)
         statistics.longestDrain = max(statistics.longestDrain, started - drainStarted)
         state = .spliced
         engine.changed(self)
@@ -588,7 +594,7 @@ final class Redirect {
         isShut = [false, false]
         needsRelay = false
         statistics.unsplices += 1
-        statistics.longestFreeze = max(statistics.longestFreeze, engine.loop.clock() - started)
+        statistics.addFreeze(engine.loop.clock() - started)
         statistics.longestDrain = max(statistics.longestDrain, started - drainStarted)
         state = .relaying
         timer?.cancel()

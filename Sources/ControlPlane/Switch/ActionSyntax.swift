@@ -86,7 +86,8 @@ struct ActionParser {
             return .pushVLAN(type)
         case "controller", "local":
             throw rule.fail(
-                word, "\(name) is not here", suggestion: "use cpu for the switch's own TCP/IP stack")
+                word, "\(name) is not here", suggestion: "use cpu for the switch's own TCP/IP stack"
+            )
         default: break
         }
         // A bare port.

@@ -181,7 +181,9 @@ public struct ISCSIPDUReader: Sendable {
             header: header, additionalHeaders: Array(buffer[start..<start + additional]),
             data: Array(buffer[start + additional..<start + additional + data]))
         head += length
-        if head == buffer.count { clear() } else if head > 1 << 16 {
+        if head == buffer.count {
+            clear()
+        } else if head > 1 << 16 {
             buffer.removeFirst(head)
             head = 0
         }

@@ -19,7 +19,8 @@ public struct ISCSIText: Equatable, Sendable {
                 throw .malformedText("more than \(Self.maximumPairs) keys")
             }
             guard let equals = part.firstIndex(of: UInt8(ascii: "=")) else {
-                throw .malformedText("no '=' in \"\(String(decoding: part.prefix(64), as: UTF8.self))\"")
+                let start = String(decoding: part.prefix(64), as: UTF8.self)
+                throw .malformedText("no '=' in \"\(start)\"")
             }
             let key = String(decoding: part[..<equals], as: UTF8.self)
             guard !key.isEmpty, key.utf8.count <= 63 else {

@@ -220,7 +220,9 @@ public struct ISCSITargetLogin {
         if policy.requiresCHAP, chap != .done {
             return fail(pdu, .authenticationFailure, "CHAP is required")
         }
-        guard next == 1 || next == 3 else { return fail(pdu, .initiatorError, "next stage \(next)") }
+        guard next == 1 || next == 3 else {
+            return fail(pdu, .initiatorError, "next stage \(next)")
+        }
         stage = next
         if next == 3 { return establish(pdu, answer, from: 0) }
         return [.send(response(to: pdu, text: answer, flags: 0x80 | next))]

@@ -69,7 +69,9 @@ public struct ISCSITargetSession {
 
     /// The answer to a PDU that needed a server when none could be had: the command ends with CHECK
     /// CONDITION, a task management function is rejected.
-    public mutating func refuse(_ pdu: ISCSIPDU, sense: (key: UInt8, code: UInt8, qualifier: UInt8)) -> [Action] {
+    public mutating func refuse(_ pdu: ISCSIPDU, sense: (key: UInt8, code: UInt8, qualifier: UInt8))
+        -> [Action]
+    {
         advance(pdu)
         switch pdu.opcode {
         case ISCSIOpcode.scsiCommand:
