@@ -8,7 +8,9 @@ public enum SystemSettings {
         let descriptor = open("/proc/sys/net/\(name)", O_WRONLY | O_CLOEXEC)
         guard descriptor >= 0 else { return false }
         defer { close(descriptor) }
-        return Array(value.utf8).withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
+        return Array(value.utf8).withUnsafeBytes {
+            Glibc.write(descriptor, $0.baseAddress, $0.count)
+        }
             == value.utf8.count
     }
 

@@ -131,7 +131,8 @@ final class ISCSISession: Session {
         login = result
         reader.dataMaximum = max(1 << 18, Int(result.parameters.firstBurstLength))
         resource = result.targetName.flatMap { portal.resources.resource(target: $0) }
-        target = ISCSITargetSession(result, discovery: portal.discovery(for: leg, user: result.user))
+        target = ISCSITargetSession(
+            result, discovery: portal.discovery(for: leg, user: result.user))
         phase = .fullFeature
         portal.loginAccepted()
         engine.onEvent(.login(summary, accepted: true, detail: result.initiatorName))
