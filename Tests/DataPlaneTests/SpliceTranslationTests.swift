@@ -244,8 +244,9 @@ import Testing
         let probes = try fixture.read(fixture.network.drain())
         #expect(probes[3]?.first?.segment.timestamps?.value == value)
         #expect(probes[1]?.first?.segment.timestamps?.echo == up.timestamps?.value)
-        // A packet from before is not the newest.
-        _ = try fixture.pass(.client, fixture.fromClient())
+        // A packet that was overtaken is not the newest.
+        up.timestamps?.value &-= 5
+        _ = try fixture.pass(.client, up)
         #expect(fixture.snapshot.server.sentTimestamp == value)
     }
 }

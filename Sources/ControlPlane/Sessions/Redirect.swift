@@ -368,7 +368,8 @@ final class Redirect {
             if try trySplice() { return }
         } catch {
             // Out of repair mode, in which a close says nothing to the ends.
-            for case let descriptor? in [client.descriptor, server?.descriptor] where descriptor >= 0 {
+            for case let descriptor? in [client.descriptor, server?.descriptor]
+            where descriptor >= 0 {
                 try? TCPRepair.thaw(descriptor)
             }
             return end("splice: \(error)", reset: true)

@@ -98,7 +98,8 @@ extension Splicer {
                 now: now)
             return .dropped(.spliceMalformed)
         }
-        guard which == .client, headers.tcpFlags & TCPFlags.ack == 0, leaving == nil || leaving == id
+        guard which == .client, headers.tcpFlags & TCPFlags.ack == 0,
+            leaving == nil || leaving == id
         else { return .dropped(.spliceClosed) }
         // Flows stay as they are within a burst; the kernel's answer comes with a later one.
         leaving = id

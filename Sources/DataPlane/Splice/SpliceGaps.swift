@@ -57,7 +57,8 @@ extension Splicer {
                 id, which, frame: part, headers: &partHeaders, payload: 0, output: &output,
                 now: now)
         }
-        if count > 0, hadGap { releaseGap(id, which, output: &output, now: now) }
+        // A part of a header may be what those behind waited for, though nothing of it can go yet.
+        if hadGap, count > 0 || !isGap { releaseGap(id, which, output: &output, now: now) }
         reportHeldMessage(id, which, output: &output)
         if isGap {
             acknowledgeGap(id, which, headers, output: &output, now: now)
