@@ -6,7 +6,7 @@ build="git make g++ pkg-config libpcap-dev libnl-3-dev libnl-route-3-dev"
 # What the Swift toolchain itself loads; asked for only when it does not start.
 toolchain="binutils libcurl4-openssl-dev libncurses-dev libsqlite3-dev libxml2-dev zlib1g-dev tzdata"
 lab="iproute2 iputils-ping procps ethtool tcpdump curl tgt libiscsi-bin qemu-utils qemu-block-extra fio \
- openvswitch-switch python3"
+ openvswitch-switch python3 socat"
 bench="haproxy nftables"
 swift=${SWIFT:-swift}
 wanted=""

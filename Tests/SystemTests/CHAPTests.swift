@@ -70,6 +70,27 @@ extension SystemTests {
             #expect(refused.status != 0)
         }
 
+        /// Names of targets are nobody's business who cannot log in.
+        @Test func discoveryNeedsCHAPAndShowsAUserItsResources() async throws {
+            let lab = try Laboratory.here()
+            func find(_ user: String) async throws -> Program.Result {
+                try await lab.attempt(
+                    "client1", ["iscsi-ls", "iscsi://\(user)10.10.0.100"], within: 20)
+            }
+            func names(_ result: Program.Result) -> [String] {
+                (1...6).map { "r\($0)" }.filter { result.output.contains("lab.dsr:\($0) ") }
+            }
+            for user in ["", "client%wrong-secret-1@", "nobody%client-secret-1@"] {
+                let refused = try await find(user)
+                #expect(refused.status != 0)
+                #expect(names(refused).isEmpty, "\(refused.output)")
+            }
+            let all = try await find("client%client-secret-1@")
+            #expect(names(all) == ["r1", "r2", "r3", "r4", "r5", "r6"], "\(all.output)")
+            let some = try await find("reader%reader-secret-1@")
+            #expect(names(some) == ["r1", "r2"], "\(some.output)")
+        }
+
         @Test func dataFlowsUnderCHAP() async throws {
             let lab = try Laboratory.here()
             let file = try await lab.makeRandomFile("chap.data")

@@ -76,11 +76,18 @@ final class ISCSIPortal {
 
     // MARK: Tables
 
-    /// What a target wants of an initiator; nil: no such target.
+    /// What a target wants of an initiator; nil: no such target. Discovery (`target` is nil) is for any user:
+    /// what each of them finds is another matter.
     func policy(target: String?, initiator: String) -> ISCSILoginPolicy? {
-        guard let target else { return ISCSILoginPolicy(server: nil) }
+        guard let target else { return policy(users, server: nil) }
         guard let resource = resources.resource(target: target) else { return nil }
-        let allowed = users.filter { $0.allows(resource: resource.name) }
+        return policy(
+            users.filter { $0.allows(resource: resource.name) }, server: parameters(of: resource))
+    }
+
+    private func policy(
+        _ allowed: [Credential], server: ISCSIServerParameters?
+    ) -> ISCSILoginPolicy {
         var mutual: [String: ISCSICredential] = [:]
         for user in allowed {
             guard let own = user.login.mutual else { continue }
@@ -90,7 +97,7 @@ final class ISCSIPortal {
             requiresCHAP: requiresCHAP,
             credentials: allowed.map {
                 ISCSICredential(user: $0.user, secret: $0.login.secret)
-            }, mutual: mutual, server: parameters(of: resource))
+            }, mutual: mutual, server: server)
     }
 
     /// What the assigned server was found to negotiate, or another one that has the resource.
