@@ -30,13 +30,14 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case spliceHoldFull
     case spliceKernelPacket
     case spliceClosed
-    case spliceMalformed
     case spliceNoRoute
     // Messages
     case messageHoldFull
     case messageMalformed
-    // Output
-    case transmitQueueFull
+    // Devices: counted by the ports, see `PortDeviceCounters`
+    case transmitRefused
+    case receiveTruncated
+    case receiveQueueFull
     case faultInjected
     // Limits
     case synLimit

@@ -143,7 +143,7 @@ extension Pipeline {
     public func status() -> PipelineStatus {
         var drops: [DropReason: UInt64] = [:]
         for reason in DropReason.allCases {
-            let count = output.drops[Int(reason.rawValue)]
+            let count = output.dropCount(reason)
             if count > 0 { drops[reason] = count }
         }
         return PipelineStatus(
