@@ -118,7 +118,8 @@ final class ISCSISession: Session {
         timer?.cancel()
         login = result
         resource = result.targetName.flatMap { portal.resources.resource(target: $0) }
-        target = ISCSITargetSession(result, discovery: portal.discovery(for: leg, user: result.user))
+        target = ISCSITargetSession(
+            result, discovery: portal.discovery(for: leg, user: result.user))
         phase = .fullFeature
         portal.loginAccepted()
         engine.onEvent(.login(summary, accepted: true, detail: result.initiatorName))
@@ -251,7 +252,7 @@ final class ISCSISession: Session {
     private func finished(_ reason: String) {
         timer?.cancel()
         phase = .closed
-        engine.remove(id, reason: reason)
+        engine.remove(id, reason: reason, lingers: core?.lingers ?? false)
     }
 
     func close(_ reason: String) { close(reason, reset: true) }
@@ -269,8 +270,8 @@ final class ISCSISession: Session {
         engine.loop.unregister(leg.descriptor)
         if reset { Socket.setReset(leg.descriptor) }
         Socket.close(leg.descriptor)
-        _ = try? engine.apply([.splice(.close(id))])
-        engine.remove(id, reason: reason)
+        engine.postEnd([.close(id)])
+        engine.remove(id, reason: reason, lingers: false)
     }
 
     var summary: SessionSummary {

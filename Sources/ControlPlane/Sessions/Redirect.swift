@@ -74,6 +74,10 @@ final class Redirect {
     private var nextProbe: UInt64 = 0
     private var freezeRetries = 0
     private var holeSkips = 0
+    private var isServerBaseKnown = false
+    private var connectedAt: UInt64 = 0
+    /// ns from the connection to the server to the first splice: what is over by then costs no splice.
+    var settleTime: UInt64 = 0
     private var isClosedByPeer = false
     private var timer: EventLoop.Timer?
 
@@ -133,19 +137,16 @@ final class Redirect {
         }
         Socket.setWindowClamp(server.descriptor, 1 << 30)
         self.server?.update(from: info)
-        do {
-            try engine.apply([
-                .splice(
-                    .updateLeg(
-                        id, .server, remoteScale: info.sendScale, localScale: info.receiveScale,
-                        received: nil))
+        engine.post(
+            id,
+            [
+                .updateLeg(
+                    id, .server, remoteScale: info.sendScale, localScale: info.receiveScale,
+                    received: nil)
             ])
-            if case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] {
-                self.server?.base = snapshot.server.base
-            }
-        } catch {
-            return end("cannot follow the server leg: \(error)", reset: true)
-        }
+        // The splicer saw the handshake; its base is asked for when a splice begins.
+        isServerBaseKnown = false
+        connectedAt = engine.loop.now
         state = .relaying
         relay.begin(output: &output)
         onOutcome(.connected)
@@ -174,7 +175,7 @@ final class Redirect {
         Socket.close(server.descriptor)
         engine.ports.release(
             address: server.local.address, port: server.local.port, now: engine.loop.now,
-            quarantine: 60_000_000_000)
+            quarantine: Self.portRest)
         self.server = nil
     }
 
@@ -230,7 +231,7 @@ final class Redirect {
             return end("\(error)", reset: true)
         }
         if isShut[0], isShut[1] { return end("closed by both ends", reset: false) }
-        if state == .relaying, wantsSplice, timer == nil { scheduleSplice(after: 0) }
+        if state == .relaying, wantsSplice, timer == nil { scheduleFirstSplice() }
     }
 
     /// Reads once from `side` and writes once to the other; true when anything moved.
@@ -282,7 +283,7 @@ final class Redirect {
     func setWantsSplice(_ wanted: Bool) {
         wantsSplice = wanted
         switch (state, wanted) {
-        case (.relaying, true): scheduleSplice(after: 0)
+        case (.relaying, true): scheduleFirstSplice()
         case (.drainingToSplice, false): giveUpSplice(retryAfter: nil)
         case (.spliced, false): beginUnsplice()
         case (.drainingToRelay, true): break  // it finishes and comes back
@@ -302,6 +303,12 @@ final class Redirect {
         schedule(after: delay) { [weak self] in self?.beginSplice() }
     }
 
+    private func scheduleFirstSplice() {
+        let start = connectedAt + settleTime
+        let now = engine.loop.now
+        scheduleSplice(after: start > now ? start - now : 0)
+    }
+
     private func beginSplice() {
         guard state == .relaying, wantsSplice, server != nil, !isEOF[0], !isEOF[1] else { return }
         do {
@@ -311,6 +318,10 @@ final class Redirect {
             // The end's timestamps and MAC address are learned from its packets: without one, its
             // next packet or the server's first comes through the relay and brings us here again.
             guard snapshot.client.isKnown, snapshot.server.isKnown else { return }
+            if !isServerBaseKnown {
+                server?.base = snapshot.server.base
+                isServerBaseKnown = true
+            }
             // While the kernel waits for a hole to be filled, a drain would last until the sender's
             // retransmission time-out.
             if try hasHole(snapshot), holeSkips < 2_000 {
@@ -631,6 +642,7 @@ final class Redirect {
     }
 
     func closedInDataplane(_ reason: SpliceCloseReason) {
+        wasReset = reason == .resetByClient || reason == .resetByServer
         isClosedByPeer = true
         guard state == .spliced || state == .drainingToRelay else { return }
         let text =
@@ -649,6 +661,8 @@ final class Redirect {
     func end(_ reason: String, reset: Bool) {
         guard state != .ended else { return }
         let wasSpliced = state == .spliced || state == .drainingToRelay
+        // Only this may have left the record in another state than `slow`.
+        let isInMotion = state == .drainingToSplice
         state = .ended
         timer?.cancel()
         timer = nil
@@ -658,14 +672,23 @@ final class Redirect {
             Socket.close(leg.descriptor)
         }
         client.descriptor = -1
-        if !wasSpliced { _ = try? engine.apply([.splice(.abortToSlow(id))]) }
-        _ = try? engine.apply([.splice(.close(id))])
+        if isInMotion { engine.postEnd([.abortToSlow(id)]) }
+        engine.postEnd([.close(id)])
+        lingers = wasSpliced
         if let server {
+            // After a reset no end waits for late packets; else the server may be in TIME_WAIT.
             engine.ports.release(
                 address: server.local.address, port: server.local.port, now: engine.loop.now,
-                quarantine: 60_000_000_000)
+                quarantine: reset || wasReset ? SessionEngine.lingerTime : Self.portRest)
         }
         server?.descriptor = -1
         onOutcome(.ended(reason))
     }
+
+    private var wasReset = false
+    /// After the end: the dataplane keeps the record for a while.
+    private(set) var lingers = false
+
+    /// ns that a source port rests: TIME_WAIT of Linux.
+    private static let portRest: UInt64 = 60_000_000_000
 }
