@@ -429,10 +429,6 @@ extension Daemon: ControlService {
     // MARK: Operation
 
     public func events(after: UInt64?) async -> [EventModel] { events.events(after: after) }
-
-    public func followEvents(after: UInt64?) async -> AsyncStream<EventModel> {
-        events.follow(after: after)
-    }
 }
 
 extension Rule {
