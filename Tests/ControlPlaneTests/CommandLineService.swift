@@ -159,9 +159,6 @@ final class CommandLineService: ControlService {
     func events(after: UInt64?) async -> [EventModel] {
         asked.withLock { state in state.events.filter { $0.sequence > after ?? 0 } }
     }
-    func followEvents(after: UInt64?) async -> AsyncStream<EventModel> {
-        AsyncStream { $0.finish() }
-    }
     func captures() async -> [CaptureModel] { [] }
 
     func startCapture(

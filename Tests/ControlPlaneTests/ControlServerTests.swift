@@ -92,6 +92,14 @@ import Testing
                 + "dsr_x_total{port=\"a\\\"b\"} 18446744073709551615\n")
     }
 
+    @Test func `events are not followed in one answer`() async throws {
+        let refused = try await refusal("GET", "/events?follow=1&after=3")
+        #expect(refused.status == 400)
+        #expect(refused.model.field == "follow")
+        #expect(refused.model.suggestion?.contains("after=") == true)
+        #expect(service.calls.isEmpty)
+    }
+
     @Test func `errors of the service keep their status and place`() async throws {
         let bad = try await refusal("POST", "/rules", #"{"rules":["bad"]}"#)
         #expect(bad.status == 400)

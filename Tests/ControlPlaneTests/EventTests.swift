@@ -27,35 +27,6 @@ import Testing
         #expect(log.events(after: .max).isEmpty)
     }
 
-    @Test func `a follower gets kept events, then new ones`() async {
-        let log = EventLog(capacity: 16)
-        for number in 1...3 { log.add(event("\(number)")) }
-        let stream = log.follow(after: 1)
-        let fresh = log.follow(after: nil)
-        for number in 4...5 { log.add(event("\(number)")) }
-        var seen: [UInt64] = []
-        for await event in stream {
-            seen.append(event.sequence)
-            if seen.count == 4 { break }
-        }
-        #expect(seen == [2, 3, 4, 5])
-        seen = []
-        for await event in fresh {
-            seen.append(event.sequence)
-            if seen.count == 2 { break }
-        }
-        #expect(seen == [4, 5])
-    }
-
-    @Test func `a slow follower loses the oldest`() async {
-        let log = EventLog(capacity: 16)
-        let stream = log.follow(after: nil)
-        for number in 1...2_000 { log.add(event("\(number)")) }
-        var iterator = stream.makeAsyncIterator()
-        let first = await iterator.next()
-        #expect(first?.sequence == 2_000 - 1_024 + 1)
-    }
-
     @Test func `events from many threads have numbers without gaps`() {
         let log = EventLog(capacity: 4_096)
         DispatchQueue.concurrentPerform(iterations: 8) { _ in

@@ -97,9 +97,6 @@ final class FakeService: ControlService {
         note("events \(after.map { "\($0)" } ?? "-")")
         return []
     }
-    func followEvents(after: UInt64?) async -> AsyncStream<EventModel> {
-        AsyncStream { $0.finish() }
-    }
     func captures() async -> [CaptureModel] {
         note("captures")
         return []

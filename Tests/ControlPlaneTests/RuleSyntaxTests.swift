@@ -66,6 +66,9 @@ import Testing
             $0.transportSource = 135
             $1.transportSource = .max
         },
+        Valid("nw_proto=47,ip actions=drop", [.drop]) { type(&$0, &$1, 0x0800, 47) },
+        Valid("dl_type=0x86dd,nw_proto=6 actions=drop", [.drop]) { type(&$0, &$1, 0x86dd, 6) },
+        Valid("arp,nw_proto=1 actions=drop", [.drop]) { type(&$0, &$1, 0x0806, 1) },
         Valid("ip,nw_proto=47 actions=drop", [.drop]) { type(&$0, &$1, 0x0800, 47) },
         Valid("ip,nw_src=10.0.0.0/24 actions=drop", [.drop]) {
             type(&$0, &$1, 0x0800, nil)
@@ -318,6 +321,10 @@ import Testing
         Invalid("ip,nw_src=10.0.0.1/+8 actions=drop", 11, "not a prefix length or a mask"),
         Invalid("ip,nw_src=fd00::1 actions=drop", 11, "is not an IPv4 address"),
         Invalid("ipv6,ipv6_src=10.0.0.1 actions=drop", 15, "as fd00::1 or fd00::/64"),
+        // ovs-ofctl leaves the field out and says so: the rule would match everything.
+        Invalid("nw_proto=6 actions=drop", 1, "write ip, ipv6 or arp before it"),
+        Invalid("in_port=1,nw_proto=6,dl_vlan=5 actions=drop", 11, "nw_proto needs a protocol"),
+        Invalid("dl_type=0x88b5,nw_proto=6 actions=drop", 16, "write ip, ipv6 or arp"),
         Invalid("nw_src=10.0.0.1 actions=drop", 1, "write ip, or arp before it"),
         Invalid("ip,ipv6_src=fd00::1 actions=drop", 4, "write ipv6 before it"),
         Invalid("ip,tp_dst=80 actions=drop", 4, "write tcp or udp"),

@@ -145,6 +145,22 @@ import Testing
         #expect(allocator.allocate(address: address, now: 1) == nil)
     }
 
+    /// A table of all ports is not copied for each connection: that took a millisecond.
+    @Test func `a full table is searched, not copied`() throws {
+        let allocator = PortAllocator()
+        let clock = ContinuousClock()
+        for _ in 0..<39_999 { try #require(allocator.allocate(address: address, now: 0) != nil) }
+        let last = try #require(allocator.allocate(address: address, now: 0))
+        let time = try clock.measure {
+            for _ in 0..<100 {
+                allocator.release(address: address, port: last, now: 0, quarantine: 0)
+                try #require(allocator.allocate(address: address, now: 1) == last)
+            }
+        }
+        #expect(allocator.allocate(address: address, now: 1) == nil)
+        #expect(time < .seconds(2))
+    }
+
     @Test func `the first port is in the range`() {
         for _ in 0..<50 {
             let allocator = PortAllocator(range: 500...510)

@@ -1,4 +1,5 @@
 import DataPlane
+import Synchronization
 import TestSupport
 import Testing
 
@@ -105,6 +106,80 @@ import Testing
             try fixture.apply(emptied)
         }
         #expect(fixture.rules.count == 64 && fixture.rules.first?.rule.match == .destinationPort(0))
+    }
+
+    /// What counts is what the batch comes to, in whatever order.
+    @Test func rulesMakeRoomForOthers() throws {
+        let delete = Command.deleteRules(RuleSelector(match: .destinationPort(3)))
+        let add = Command.addRule(rule(99))
+        for batch in [[delete, add], [add, delete]] {
+            let fixture = TestSwitch([.init(1)])
+            try fixture.apply((0..<64).map { .addRule(rule($0)) })
+            let results = try fixture.apply(batch)
+            #expect(results.count == 2)
+            let ports = Set(fixture.rules.map { $0.rule.match.value.transportDestination })
+            #expect(fixture.rules.count == 64)
+            #expect(!ports.contains(3) && ports.contains(99))
+            // The table is no larger for it.
+            let tooMany = [Command.addRule(rule(100))]
+            #expect(throws: BatchError(index: 0, reason: .ruleTableFull(limit: 64))) {
+                try fixture.apply(tooMany)
+            }
+        }
+    }
+
+    @Test func manyRulesForMany() throws {
+        let fixture = TestSwitch([.init(1), .init(2)])
+        try fixture.apply((0..<64).map { .addRule(rule($0, [.output($0 % 2 + 1)])) })
+        let additions = (100..<132).map { Command.addRule(rule($0)) }
+        // 32 go by their output port.
+        let selector = RuleSelector(outPort: 2)
+        try fixture.apply(additions + [.deleteRules(selector)])
+        #expect(fixture.rules.count == 64)
+        // One more than there is room for: nothing changes, and the one too many is named.
+        let more = (200..<234).map { Command.addRule(rule($0)) }
+        let batch = [.deleteRules(RuleSelector(outPort: 1))] + more
+        do throws(BatchError) {
+            try fixture.apply(batch)
+            Issue.record("applied")
+        } catch {
+            #expect(error == BatchError(index: 33, reason: .ruleTableFull(limit: 64)))
+        }
+        #expect(fixture.rules.count == 64)
+        #expect(fixture.rules.count { $0.rule.actions == [.output(1)] } == 32)
+        // Changed actions count when rules are chosen by them.
+        try fixture.apply(
+            more + [
+                .modifyRules(RuleSelector(outPort: 1), actions: [.output(2)]),
+                .deleteRules(RuleSelector(outPort: 2)),
+                .deleteRules(RuleSelector(match: .destinationPort(200))),
+                .deleteRules(RuleSelector(match: .destinationPort(201))),
+            ])
+        #expect(fixture.rules.count == 64)
+    }
+
+    /// Batches that nobody waits for are applied in their order, and before those that come later.
+    @Test func postedBatches() throws {
+        let worker = DataPlaneWorker(configuration: TestSwitch.configuration)
+        _ = worker.call { $0.addPort(MemoryPort(name: "one"), number: 1) }
+        worker.start()
+        let refusals = Mutex<[BatchError]>([])
+        for number in 0..<50 as Range<UInt16> {
+            worker.post([.addRule(rule(number))]) { error in refusals.withLock { $0.append(error) }
+            }
+        }
+        worker.post([.addRule(rule(70)), .deleteFlow(key(1))]) { error in
+            refusals.withLock { $0.append(error) }
+        }
+        _ = try worker.apply([.addRule(rule(60))])
+        #expect(refusals.withLock { $0 } == [BatchError(index: 1, reason: .noSuchFlow)])
+        let ports = worker.call { pipeline in
+            pipeline.ruleStatus(now: 0).map { $0.rule.match.value.transportDestination }
+        }
+        #expect(ports == Array(0..<50) + [60])
+        worker.stop()
+        worker.post([.flushMACs(nil)]) { error in refusals.withLock { $0.append(error) } }
+        #expect(refusals.withLock { $0.last?.reason } == .stopped)
     }
 
     @Test func flowTableFull() throws {

@@ -77,6 +77,38 @@ import Testing
         #expect(second.flags == 0x81)
     }
 
+    /// RFC 7143 section 13.14.
+    @Test(
+        arguments: [
+            ([("MaxBurstLength", "4096"), ("FirstBurstLength", "65536")], "4096", 4_096),
+            ([("FirstBurstLength", "65536"), ("MaxBurstLength", "4096")], "4096", 4_096),
+            ([("FirstBurstLength", "2048"), ("MaxBurstLength", "4096")], "2048", 2_048),
+            ([("FirstBurstLength", "16777215")], "65536", 65_536),
+            ([("MaxBurstLength", "4096")], nil, 4_096),
+        ] as [([(String, String)], String?, UInt64)])
+    func `FirstBurstLength is at most MaxBurstLength`(
+        pairs: [(String, String)], answered: String?, agreed: UInt64
+    ) throws {
+        var login = targetLogin()
+        let actions = login.receive(loginRequest(names + pairs, flags: Flags.operationalToFull))
+        let response = try #require(actions.first?.sent)
+        #expect(response.text["FirstBurstLength"] == answered)
+        let parameters = try #require(actions.last?.established).parameters
+        #expect(parameters.firstBurstLength == agreed)
+        #expect(parameters.firstBurstLength <= parameters.maxBurstLength)
+    }
+
+    @Test func `MaxBurstLength below the agreed FirstBurstLength is refused`() throws {
+        var login = targetLogin()
+        let first = try answer(
+            &login,
+            loginRequest(names + [("FirstBurstLength", "32768")], flags: Flags.operational))
+        #expect(first.text["FirstBurstLength"] == "32768")
+        expectFailure(
+            &login, loginRequest([("MaxBurstLength", "16384")], flags: Flags.operationalToFull),
+            .initiatorError)
+    }
+
     @Test func `text in several PDUs`() throws {
         let pairs = names + [("MaxBurstLength", "1024"), ("ImmediateData", "No")]
         let text = ISCSIText(pairs).encoded()

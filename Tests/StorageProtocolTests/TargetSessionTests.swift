@@ -128,6 +128,22 @@ import Testing
         #expect(logout.expectedCommand == 12)
     }
 
+    @Test func `text that is none is rejected`() throws {
+        var session = session(isDiscovery: true)
+        var text = request(ISCSIOpcode.text)
+        text.data = Array("SendTargets\0".utf8)
+        let reject = try #require(sent(session.receive(text)))
+        #expect(reject.opcode == ISCSIOpcode.reject)
+        #expect(reject[2] == 0x04)
+        #expect(reject.initiatorTaskTag == ISCSIPDU.reservedTag)
+        #expect(reject.data == text.header)
+        #expect(reject.statusSequence == 20)
+        #expect(reject.expectedCommand == 11)
+        text.commandSequence = 11
+        text.targetTransferTag = 0x77
+        #expect(sent(session.receive(text))?[2] == 0x09)
+    }
+
     @Test func `logout for recovery is not supported`() throws {
         var session = session()
         let logout = try #require(sent(session.receive(request(ISCSIOpcode.logout, flags: 0x82))))

@@ -62,6 +62,12 @@ struct ControlRouter: Sendable {
         case ("GET", "resources", 1): return json(await service.resources())
         case ("GET", "servers", 1): return json(await service.servers())
         case ("GET", "events", 1):
+            guard query["follow"] == nil else {
+                throw ControlError(
+                    .badRequest, "an answer has an end: events are not followed in one",
+                    field: "follow",
+                    suggestion: "ask again with after= and the last event's sequence number")
+            }
             let after = try number(query["after"], "after")
             return json(await service.events(after: after.map(UInt64.init)))
         case ("GET", "capture", 1): return json(await service.captures())

@@ -34,9 +34,6 @@ public protocol ControlService: Sendable {
     /// Events that are kept, oldest first; only those with a higher sequence number when `after` is
     /// given.
     func events(after: UInt64?) async -> [EventModel]
-    /// Kept events (after `after`, when given, else none), then new ones as they happen, until the
-    /// stream is dropped. Bounded: a reader that is too slow loses the oldest.
-    func followEvents(after: UInt64?) async -> AsyncStream<EventModel>
     func captures() async -> [CaptureModel]
     func startCapture(_ request: CaptureRequest) async throws(ControlError) -> CaptureModel
     /// - Parameter port: as given at the start.

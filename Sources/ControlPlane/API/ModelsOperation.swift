@@ -1,4 +1,4 @@
-/// Something that happened. `GET /events` and, line by line, `GET /events?follow=1`.
+/// Something that happened. `GET /events`; who wants to follow asks again for what is `after` the last one.
 public struct EventModel: Codable, Hashable, Sendable {
     /// Grows by one; a gap tells of lost events.
     public var sequence: UInt64 = 0

@@ -8,7 +8,8 @@ public struct Limits: Hashable, Sendable {
     public var rules = 4096
     /// Exact flows. At the limit a batch that adds one is refused whole.
     public var flows = 1_048_576
-    /// Learned MAC addresses. At the limit the oldest entry is forgotten; its traffic is flooded.
+    /// Learned MAC addresses, for each side. At the limit further addresses are not learned until others
+    /// have aged; their traffic is flooded.
     public var macs = 4096
     /// Octets of packets held while sessions change state, over all of them. At the limit packets are
     /// dropped and counted; the ends send them again.

@@ -42,7 +42,7 @@ public struct PortConfiguration: Hashable, Sendable {
     public enum Receive: String, CaseIterable, Codable, Hashable, Sendable {
         /// `recvmmsg`.
         case batched
-        /// A TPACKET_V3 ring shared with the kernel.
+        /// A TPACKET_V2 ring shared with the kernel.
         case ring
     }
 

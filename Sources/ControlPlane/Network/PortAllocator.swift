@@ -3,7 +3,8 @@ package import DataPlane
 /// Source ports of server legs. A port stays taken while its leg is spliced, when the kernel does not know
 /// that it is in use, and rests for a while afterwards.
 package final class PortAllocator {
-    private var freeAt: [IPAddress: [UInt16: UInt64]] = [:]
+    /// When each port of an address is free, ns; by the port's place in the range.
+    private var freeAt: [IPAddress: [UInt64]] = [:]
     private var next: UInt16
     private let range: ClosedRange<UInt16>
 
@@ -16,19 +17,24 @@ package final class PortAllocator {
     package func allocate(address: IPAddress, now: UInt64) -> UInt16? {
         for _ in range {
             let port = next
+            let place = Int(port - range.lowerBound)
             next = next == range.upperBound ? range.lowerBound : next + 1
-            if let time = freeAt[address]?[port], time > now { continue }
-            // In place: a copy of the table for each connection would cost more than all else.
-            freeAt[address, default: [:]][port] = .max
+            // In place: a table of tens of thousands of ports must not be copied for each connection.
+            let isFree = freeAt[address, default: emptyTable][place] <= now
+            guard isFree else { continue }
+            freeAt[address, default: emptyTable][place] = .max
             return port
         }
         return nil
     }
 
+    private var emptyTable: [UInt64] { [UInt64](repeating: 0, count: range.count) }
+
     /// Gives a port back; it rests for `quarantine` ns.
     package func release(address: IPAddress, port: UInt16, now: UInt64, quarantine: UInt64) {
-        freeAt[address]?[port] = quarantine == 0 ? nil : now + quarantine
+        guard range.contains(port), freeAt[address] != nil else { return }
+        freeAt[address]?[Int(port - range.lowerBound)] = now + quarantine
     }
 
-    package var takenCount: Int { freeAt.values.reduce(0) { $0 + $1.values.count { $0 == .max } } }
+    package var takenCount: Int { freeAt.values.reduce(0) { $0 + $1.count { $0 == .max } } }
 }

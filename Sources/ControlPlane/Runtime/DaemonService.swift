@@ -243,11 +243,10 @@ extension Daemon: ControlService {
     }
 
     public func flows(offset: Int, limit: Int) async throws(ControlError) -> FlowPage {
-        let all = dataplane.call { $0.spliceFlowStatus() + $0.actionFlowStatus() } ?? []
         var page = FlowPage()
-        page.total = all.count
+        page.total = dataplane.call { $0.flowCount } ?? 0
         page.offset = offset
-        page.flows = all.dropFirst(offset).prefix(limit).map { status in
+        page.flows = FlowPager.read(dataplane, offset: offset, limit: limit).map { status in
             var model = FlowModel()
             let key = status.key
             let ipProtocol = UInt8(truncatingIfNeeded: key.ports >> 24)
@@ -285,7 +284,9 @@ extension Daemon: ControlService {
         }
     }
 
-    private func model(_ summary: SessionSummary) -> SessionModel {
+    private func model(
+        _ summary: SessionSummary, _ snapshot: SpliceSnapshot?
+    ) -> SessionModel {
         var model = SessionModel()
         model.id = UInt64(summary.id)
         model.protocol = summary.protocolName
@@ -315,7 +316,7 @@ extension Daemon: ControlService {
         model.clientBytes = statistics.relayedFromClient
         model.serverBytes = statistics.relayedFromServer
         model.ageS = seconds(now &- min(now, summary.openedAt))
-        if let snapshot = dataplane.call({ $0.spliceSnapshot(summary.id) }) ?? nil {
+        if let snapshot {
             model.clientBytes += snapshot.client.bytes
             model.serverBytes += snapshot.server.bytes
             let last = max(snapshot.client.lastReceived, snapshot.server.lastReceived)
@@ -328,13 +329,27 @@ extension Daemon: ControlService {
         return model
     }
 
-    public func sessions() async -> [SessionModel] { await summaries().map(model) }
+    public func sessions() async -> [SessionModel] {
+        let all = await summaries()
+        let ids = all.map(\.id)
+        var result: [SessionModel] = []
+        result.reserveCapacity(all.count)
+        // The dataplane is asked for a bounded number at a time: packets go on in between.
+        for start in stride(from: 0, to: all.count, by: Self.sessionsAtOnce) {
+            let part = start..<min(start + Self.sessionsAtOnce, all.count)
+            let snapshots = dataplane.call { $0.spliceSnapshots(ids[part]) } ?? [:]
+            result += all[part].map { model($0, snapshots[$0.id]) }
+        }
+        return result
+    }
+
+    private static let sessionsAtOnce = 256
 
     public func session(_ id: UInt64) async throws(ControlError) -> SessionModel {
         guard let summary = await summaries().first(where: { UInt64($0.id) == id }) else {
             throw ControlError(.notFound, "there is no session \(id)")
         }
-        return model(summary)
+        return model(summary, dataplane.call { $0.spliceSnapshot(summary.id) } ?? nil)
     }
 
     public func change(
@@ -369,7 +384,9 @@ extension Daemon: ControlService {
             guard let summary = await summaries().first(where: { UInt64($0.id) == id }) else {
                 throw ControlError(.notFound, "session \(id) has ended")
             }
-            if summary.state == wanted { return model(summary) }
+            if summary.state == wanted {
+                return model(summary, dataplane.call { $0.spliceSnapshot(summary.id) } ?? nil)
+            }
             try? await Task.sleep(nanoseconds: 1_000_000)
         }
         throw ControlError(
@@ -429,10 +446,6 @@ extension Daemon: ControlService {
     // MARK: Operation
 
     public func events(after: UInt64?) async -> [EventModel] { events.events(after: after) }
-
-    public func followEvents(after: UInt64?) async -> AsyncStream<EventModel> {
-        events.follow(after: after)
-    }
 }
 
 extension Rule {

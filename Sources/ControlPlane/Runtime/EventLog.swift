@@ -2,13 +2,12 @@ import DataPlane
 import Foundation
 import Synchronization
 
-/// The newest events, and streams to those who follow them.
+/// The newest events.
 package final class EventLog: Sendable {
     private struct State {
-        var kept: [EventModel] = []
+        /// A ring once it is full: event n lies at (n - 1) modulo the capacity.
+        var ring: [EventModel] = []
         var next: UInt64 = 1
-        var followers: [UInt64: AsyncStream<EventModel>.Continuation] = [:]
-        var nextFollower: UInt64 = 0
     }
     private let capacity: Int
     private let state = Mutex(State())
@@ -21,32 +20,25 @@ package final class EventLog: Sendable {
             model.sequence = state.next
             model.timeS = Date().timeIntervalSince1970
             state.next += 1
-            state.kept.append(model)
-            if state.kept.count > capacity { state.kept.removeFirst(state.kept.count - capacity) }
-            for follower in state.followers.values { follower.yield(model) }
+            if state.ring.count < capacity {
+                state.ring.append(model)
+            } else if capacity > 0 {
+                state.ring[Int((model.sequence - 1) % UInt64(capacity))] = model
+            }
+        }
+    }
+
+    /// What is kept and newer than `after`, oldest first.
+    private func kept(_ state: State, after: UInt64) -> [EventModel] {
+        let oldest = state.next - UInt64(state.ring.count)
+        guard after < state.next else { return [] }
+        return (max(oldest, after + 1)..<state.next).map { sequence in
+            state.ring[Int((sequence - 1) % UInt64(capacity))]
         }
     }
 
     package func events(after: UInt64?) -> [EventModel] {
-        state.withLock { state in
-            after.map { after in state.kept.filter { $0.sequence > after } } ?? state.kept
-        }
-    }
-
-    package func follow(after: UInt64?) -> AsyncStream<EventModel> {
-        AsyncStream(bufferingPolicy: .bufferingNewest(1_024)) { continuation in
-            let id = state.withLock { state in
-                for event in state.kept where after.map({ event.sequence > $0 }) ?? false {
-                    continuation.yield(event)
-                }
-                state.nextFollower += 1
-                state.followers[state.nextFollower] = continuation
-                return state.nextFollower
-            }
-            continuation.onTermination = { [weak self] _ in
-                _ = self?.state.withLock { $0.followers.removeValue(forKey: id) }
-            }
-        }
+        state.withLock { state in kept(state, after: after ?? 0) }
     }
 
     func add(_ event: SessionEvent, ports: PortNames, isRejoined: Bool = false) {

@@ -226,8 +226,13 @@ final class ISCSIRelay: StreamRelay {
         var reader = ISCSIPDUReader(dataMaximum: ISCSIText.maximumLength)
         reader.append(whole)
         guard let pdu = try? reader.next() else { return }
-        var answer = discovery.answer(pdu, login: loginResult)
-        answer.initiatorTaskTag = pdu.initiatorTaskTag
+        var answer: ISCSIPDU
+        do throws(ISCSIRejectReason) {
+            answer = try discovery.answer(pdu, login: loginResult)
+            answer.initiatorTaskTag = pdu.initiatorTaskTag
+        } catch {
+            answer = ISCSIPDU(rejecting: pdu, error)
+        }
         owed[pdu.initiatorTaskTag] = answer
         var ping = ISCSIPDU(
             opcode: ISCSIOpcode.nopOut, flags: 0x80, isImmediate: pdu.isImmediate)

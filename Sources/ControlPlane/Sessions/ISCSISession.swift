@@ -266,7 +266,7 @@ final class ISCSISession: Session {
     private func finished(_ reason: String) {
         timer?.cancel()
         phase = .closed
-        engine.remove(id, reason: reason)
+        engine.remove(id, reason: reason, lingers: core?.lingers ?? false)
     }
 
     func close(_ reason: String) { close(reason, reset: true) }
@@ -284,8 +284,8 @@ final class ISCSISession: Session {
         engine.loop.unregister(leg.descriptor)
         if reset { Socket.setReset(leg.descriptor) }
         Socket.close(leg.descriptor)
-        _ = try? engine.apply([.splice(.close(id))])
-        engine.remove(id, reason: reason)
+        engine.postEnd([.close(id)])
+        engine.remove(id, reason: reason, lingers: false)
     }
 
     var summary: SessionSummary {

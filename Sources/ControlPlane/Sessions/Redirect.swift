@@ -80,6 +80,10 @@ final class Redirect {
     private var nextProbe: UInt64 = 0
     private var freezeRetries = 0
     private var holeSkips = 0
+    private var isServerBaseKnown = false
+    private var connectedAt: UInt64 = 0
+    /// ns from the connection to the server to the first splice: what is over by then costs no splice.
+    var settleTime: UInt64 = 0
     private var isClosedByPeer = false
     private var timer: EventLoop.Timer?
 
@@ -145,19 +149,16 @@ final class Redirect {
         }
         Socket.setWindowClamp(server.descriptor, 1 << 30)
         self.server?.update(from: info)
-        do {
-            try engine.apply([
-                .splice(
-                    .updateLeg(
-                        id, .server, remoteScale: info.sendScale, localScale: info.receiveScale,
-                        received: nil))
+        engine.post(
+            id,
+            [
+                .updateLeg(
+                    id, .server, remoteScale: info.sendScale, localScale: info.receiveScale,
+                    received: nil)
             ])
-            if case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] {
-                self.server?.base = snapshot.server.base
-            }
-        } catch {
-            return end("cannot follow the server leg: \(error)", reset: true)
-        }
+        // The splicer saw the handshake; its base is asked for when a splice begins.
+        isServerBaseKnown = false
+        connectedAt = engine.loop.now
         state = .relaying
         relay.begin(output: &output)
         onOutcome(.connected)
@@ -186,7 +187,7 @@ final class Redirect {
         Socket.close(server.descriptor)
         engine.ports.release(
             address: server.local.address, port: server.local.port, now: engine.loop.now,
-            quarantine: 60_000_000_000)
+            quarantine: Self.portRest)
         self.server = nil
     }
 
@@ -242,7 +243,7 @@ final class Redirect {
             return end("\(error)", reset: true)
         }
         if isShut[0], isShut[1] { return end("closed by both ends", reset: false) }
-        if state == .relaying, wantsSplice, timer == nil { scheduleSplice(after: 0) }
+        if state == .relaying, wantsSplice, timer == nil { scheduleFirstSplice() }
     }
 
     /// Reads once from `side` and writes once to the other; true when anything moved.
@@ -294,7 +295,7 @@ final class Redirect {
     func setWantsSplice(_ wanted: Bool) {
         wantsSplice = wanted
         switch (state, wanted) {
-        case (.relaying, true): scheduleSplice(after: 0)
+        case (.relaying, true): scheduleFirstSplice()
         case (.drainingToSplice, false): giveUpSplice(retryAfter: nil)
         case (.spliced, false): beginUnsplice()
         case (.drainingToRelay, true): break  // it finishes and comes back
@@ -314,6 +315,12 @@ final class Redirect {
         schedule(after: delay) { [weak self] in self?.beginSplice() }
     }
 
+    private func scheduleFirstSplice() {
+        let start = connectedAt + settleTime
+        let now = engine.loop.now
+        scheduleSplice(after: start > now ? start - now : 0)
+    }
+
     private func beginSplice() {
         // Not before the relay is through with the server: until then it may still be given up.
         guard state == .relaying, wantsSplice, server != nil, !isEOF[0], !isEOF[1],
@@ -326,6 +333,10 @@ final class Redirect {
             // The end's timestamps and MAC address are learned from its packets: without one, its
             // next packet or the server's first comes through the relay and brings us here again.
             guard snapshot.client.isKnown, snapshot.server.isKnown else { return }
+            if !isServerBaseKnown {
+                server?.base = snapshot.server.base
+                isServerBaseKnown = true
+            }
             // While the kernel waits for a hole to be filled, a drain would last until the sender's
             // retransmission time-out.
             if try hasHole(snapshot), holeSkips < 2_000 {
@@ -654,6 +665,7 @@ final class Redirect {
     }
 
     func closedInDataplane(_ reason: SpliceCloseReason) {
+        wasReset = reason == .resetByClient || reason == .resetByServer
         isClosedByPeer = true
         guard state == .spliced || state == .drainingToRelay else { return }
         let text =
@@ -672,6 +684,8 @@ final class Redirect {
     func end(_ reason: String, reset: Bool) {
         guard state != .ended else { return }
         let wasSpliced = state == .spliced || state == .drainingToRelay
+        // Only this may have left the record in another state than `slow`.
+        let isInMotion = state == .drainingToSplice
         state = .ended
         timer?.cancel()
         timer = nil
@@ -681,14 +695,23 @@ final class Redirect {
             Socket.close(leg.descriptor)
         }
         client.descriptor = -1
-        if !wasSpliced { _ = try? engine.apply([.splice(.abortToSlow(id))]) }
-        _ = try? engine.apply([.splice(.close(id))])
+        if isInMotion { engine.postEnd([.abortToSlow(id)]) }
+        engine.postEnd([.close(id)])
+        lingers = wasSpliced
         if let server {
+            // After a reset no end waits for late packets; else the server may be in TIME_WAIT.
             engine.ports.release(
                 address: server.local.address, port: server.local.port, now: engine.loop.now,
-                quarantine: 60_000_000_000)
+                quarantine: reset || wasReset ? SessionEngine.lingerTime : Self.portRest)
         }
         server?.descriptor = -1
         onOutcome(.ended(reason))
     }
+
+    private var wasReset = false
+    /// After the end: the dataplane keeps the record for a while.
+    private(set) var lingers = false
+
+    /// ns that a source port rests: TIME_WAIT of Linux.
+    private static let portRest: UInt64 = 60_000_000_000
 }

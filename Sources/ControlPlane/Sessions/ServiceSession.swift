@@ -1,7 +1,7 @@
 import DataPlane
 import Logging
 
-/// A plain TCP service: every connection goes to one server and is spliced as soon as both legs are up.
+/// A plain TCP service: every connection goes to one server and is spliced soon after both legs are up.
 final class ServiceSession: Session {
     private let engine: SessionEngine
     private let name: String
@@ -21,8 +21,12 @@ final class ServiceSession: Session {
         self.address = address
         openedAt = engine.loop.now
         core = Redirect(id: id, engine: engine, client: leg, relay: TransparentRelay())
+        core.settleTime = Self.settleTime
         core.setWantsSplice(splicesAtOnce)
     }
+
+    /// A connection for one short question and its answer ends sooner than a splice would be made.
+    private static let settleTime: UInt64 = 2_000_000
 
     func start() {
         core.onOutcome = { [weak self] outcome in
@@ -32,7 +36,8 @@ final class ServiceSession: Session {
             case .connectFailed(let reason):
                 engine.log.warning("service \(name): \(serverName) at \(address): \(reason)")
                 core.end("no connection to \(serverName): \(reason)", reset: true)
-            case .ended(let reason): engine.remove(core.id, reason: reason)
+            case .ended(let reason):
+                engine.remove(core.id, reason: reason, lingers: core.lingers)
             }
         }
         guard let local = engine.storageAddress(like: address.address) else {

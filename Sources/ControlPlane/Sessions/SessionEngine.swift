@@ -53,7 +53,7 @@ final class SessionEngine {
     /// The newest session of a client's address and port.
     private var sessionsByClient: [SocketAddress: SpliceID] = [:]
     private var listeners: [SocketAddress: Int32] = [:]
-    private var freeIDs: [SpliceID] = []
+    private var freeIDs = Deque()
     /// Statistics of sessions that have ended, summed.
     private(set) var ended = Redirect.Statistics()
     private var nextID: SpliceID = 0
@@ -92,6 +92,28 @@ final class SessionEngine {
     @discardableResult
     func apply(_ commands: [Command]) throws(BatchError) -> [CommandResult] {
         try dataplane.apply(commands)
+    }
+
+    /// Hands commands of a session over and does not wait for them. Right for what no packet and no
+    /// later step depends on at once; a refusal ends the session.
+    func post(_ id: SpliceID, _ commands: [SpliceCommand]) {
+        let loop = SendableLoop(loop: loop, engine: self)
+        dataplane.post(commands.map { .splice($0) }) { error in loop.refused(id, error) }
+    }
+
+    /// The same for the end of a session: nothing is left to be done when a step is refused.
+    func postEnd(_ commands: [SpliceCommand]) {
+        dataplane.post(commands.map { .splice($0) }) { _ in }
+    }
+
+    /// The way back to the session thread from the dataplane's.
+    private struct SendableLoop: @unchecked Sendable {
+        let loop: EventLoop
+        weak var engine: SessionEngine?
+
+        func refused(_ id: SpliceID, _ error: BatchError) {
+            loop.post { engine?.sessions[id]?.close("the dataplane refused a step: \(error)") }
+        }
     }
 
     // MARK: Events of the dataplane
@@ -232,31 +254,37 @@ final class SessionEngine {
         do {
             // Read again: data may have come before the dataplane began to follow.
             let received = try TCPInfo(descriptor: accepted.descriptor).bytesReceived
-            try apply([
-                .splice(
+            post(
+                id,
+                [
                     .updateLeg(
                         id, .client, remoteScale: leg.remoteScale, localScale: leg.localScale,
-                        received: (leg.base, leg.base + UInt32(truncatingIfNeeded: received))))
-            ])
+                        received: (leg.base, leg.base + UInt32(truncatingIfNeeded: received)))
+                ])
         } catch {
-            _ = try? apply([.splice(.close(id))])
+            post(id, [.close(id)])
             throw error
         }
         return leg
     }
 
-    /// The session is over: its record in the dataplane lingers, its number rests.
-    func remove(_ id: SpliceID, reason: String) {
+    /// The session is over. `lingers`: the dataplane keeps its record for a while.
+    func remove(_ id: SpliceID, reason: String, lingers: Bool) {
         guard let session = sessions.removeValue(forKey: id) else { return }
         let client = session.summary.client
         if sessionsByClient[client] == id { sessionsByClient[client] = nil }
         counters.closed += 1
-        ended.add(session.summary.statistics)
-        onEvent(.closed(session.summary, reason: reason))
-        log.info("session \(id) ended: \(reason)")
-        // The dataplane frees a record 5 s after its end.
-        loop.schedule(after: 8_000_000_000) { [weak self] in self?.giveBack(id) }
+        let summary = session.summary
+        ended.add(summary.statistics)
+        onEvent(.closed(summary, reason: reason))
+        log.debug("session \(id) ended: \(reason)")
+        guard lingers else { return giveBack(id) }
+        loop.schedule(after: Self.lingerTime) { [weak self] in self?.giveBack(id) }
     }
+
+    /// ns that the number of a session rests that ended in the dataplane, and at least its port too: the
+    /// dataplane frees a record 5 s after its end.
+    static let lingerTime: UInt64 = 8_000_000_000
 
     func changed(_ redirect: Redirect) {
         guard let session = sessions[redirect.id] else { return }
@@ -269,10 +297,29 @@ final class SessionEngine {
             nextID += 1
             return nextID - 1
         }
-        return freeIDs.isEmpty ? nil : freeIDs.removeFirst()
+        return freeIDs.popFirst()
     }
 
     private func giveBack(_ id: SpliceID) { freeIDs.append(id) }
+
+    /// Numbers in the order in which they came back.
+    private struct Deque {
+        private var items: [SpliceID] = []
+        private var head = 0
+
+        mutating func append(_ id: SpliceID) { items.append(id) }
+        mutating func popFirst() -> SpliceID? {
+            guard head < items.count else { return nil }
+            head += 1
+            let id = items[head - 1]
+            // Moving what is left pays off when half is gone.
+            if head > 1_024, head > items.count / 2 {
+                items.removeFirst(head)
+                head = 0
+            }
+            return id
+        }
+    }
 
     /// Ends every session, at shutdown.
     func endAll(_ reason: String) {

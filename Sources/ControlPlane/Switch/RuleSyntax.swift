@@ -118,7 +118,7 @@ struct RuleParser {
     /// Words that need a protocol, checked when all are known.
     private var needs: [(RuleSyntax.Word, need: Need)] = []
 
-    enum Need { case ip, ipv4, ipv6, arp, transport, tcp, udp, icmp, icmpv6, vlan }
+    enum Need { case network, ip, ipv4, ipv6, arp, transport, tcp, udp, icmp, icmpv6, vlan }
 
     init(text: String, ports: PortNames) {
         self.text = text
@@ -184,6 +184,7 @@ struct RuleParser {
 
     private static func prerequisite(_ need: Need) -> String {
         switch need {
+        case .network: "ip, ipv6 or arp"
         case .ip: "ip or ipv6"
         case .ipv4: "ip, or arp"
         case .ipv6: "ipv6"
@@ -206,6 +207,7 @@ struct RuleParser {
         let hasProtocol = rule_.match.mask.ipProtocol == .max
         func isProtocol(_ number: UInt8) -> Bool { hasProtocol && fields.ipProtocol == number }
         switch need {
+        case .network: return isIPv4 || isIPv6 || isARP
         case .ip: return isIPv4 || isIPv6
         case .ipv4: return isIPv4 || isARP
         case .ipv6: return isIPv6
@@ -375,7 +377,9 @@ struct RuleParser {
             try setDestination(value, word, isIPv4: false)
             needs.append((word, .ipv6))
         case "nw_proto", "ip_proto":
+            // Without a type ovs-ofctl drops the field, and the rule matches everything.
             setProtocol(UInt8(try number(word, 0...255)))
+            needs.append((word, .network))
         case "arp_op":
             setProtocol(UInt8(try number(word, 0...255)))
             needs.append((word, .arp))

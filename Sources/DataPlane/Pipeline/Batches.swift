@@ -6,6 +6,8 @@ extension Pipeline {
         _ commands: [Command], now: UInt64
     ) throws(BatchError) -> [CommandResult] {
         try check(commands)
+        // A rule may come before the one leaves whose place it takes.
+        rules.reserve(RulePlan(commands, rules: rules).peak)
         var results: [CommandResult] = []
         results.reserveCapacity(commands.count)
         var hasRuleChanges = false
@@ -47,20 +49,15 @@ extension Pipeline {
 
     /// Looks ahead over the whole batch, counting what earlier commands of it take.
     private func check(_ commands: [Command]) throws(BatchError) {
-        var ruleCount = rules.count
+        let rulePlan = RulePlan(commands, rules: rules)
         var plan = BatchPlan(flowCount: flows.count)
-        var hasReplacedRules = false
         for (index, command) in commands.enumerated() {
             func refuse(_ reason: BatchError.Reason) throws(BatchError) {
                 throw BatchError(index: index, reason: reason)
             }
             switch command {
             case .addRule(let rule):
-                // In a full table a rule can still take the place of the one that it replaces.
-                if hasReplacedRules || ruleCount < rules.capacity || !rules.contains(rule) {
-                    ruleCount += 1
-                }
-                if ruleCount > rules.capacity {
+                if index == rulePlan.overflow {
                     try refuse(.ruleTableFull(limit: rules.capacity))
                 }
                 if let reason = refusal(rule.actions) { try refuse(reason) }
@@ -74,8 +71,6 @@ extension Pipeline {
                 for rule in wanted {
                     if let reason = refusal(rule.actions) { try refuse(reason) }
                 }
-                ruleCount = wanted.count
-                hasReplacedRules = true
             case .addFlow(let key, let actions, _, _):
                 if plan.added.contains(key)
                     || (flows.contains(key) && !plan.removed.contains(key))

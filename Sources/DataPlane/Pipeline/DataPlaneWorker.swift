@@ -24,21 +24,31 @@ public final class DataPlaneWorker: @unchecked Sendable {
     private var isRunning = false
     private var initial: UnsafeMutablePointer<Pipeline>?
 
-    /// Something for the worker to do between two bursts. The caller waits for it.
+    /// Something for the worker to do between two bursts.
     private final class Job: @unchecked Sendable {
         let body: (inout Pipeline) -> Void
-        private let done: UnsafeMutablePointer<sem_t>
-        init(_ body: @escaping (inout Pipeline) -> Void) {
+        /// Batches leave the ports as they are.
+        let mayChangePorts: Bool
+        /// What the caller waits at; nil: nobody waits.
+        private let done: UnsafeMutablePointer<sem_t>?
+        init(
+            isAwaited: Bool, mayChangePorts: Bool, _ body: @escaping (inout Pipeline) -> Void
+        ) {
             self.body = body
-            done = .allocate(capacity: 1)
-            sem_init(done, 0, 0)
+            self.mayChangePorts = mayChangePorts
+            done = isAwaited ? .allocate(capacity: 1) : nil
+            if let done { sem_init(done, 0, 0) }
         }
         deinit {
+            guard let done else { return }
             sem_destroy(done)
             done.deallocate()
         }
-        func finish() { sem_post(done) }
-        func wait() { while sem_wait(done) != 0 {} }
+        func finish() { if let done { sem_post(done) } }
+        func wait() {
+            guard let done else { return }
+            while sem_wait(done) != 0 {}
+        }
     }
 
     public init(configuration: PipelineConfiguration, spin: UInt64 = 20_000) {
@@ -94,31 +104,45 @@ public final class DataPlaneWorker: @unchecked Sendable {
     /// Runs `body` on the worker between two bursts and returns what it returns. Blocks the caller for tens
     /// of microseconds. Nil when the worker is stopped or its queue is full.
     public func call<Result>(_ body: @escaping (inout Pipeline) -> Result) -> Result? {
+        call(mayChangePorts: true, body)
+    }
+
+    private func call<Result>(
+        mayChangePorts: Bool, _ body: @escaping (inout Pipeline) -> Result
+    ) -> Result? {
         if !isRunning {
             return initial.map { body(&$0.pointee) }
         }
         var result: Result?
         withUnsafeMutablePointer(to: &result) { slot in
             let target = UncheckedPointer(slot)
-            let job = Job { pipeline in target.pointer.pointee = body(&pipeline) }
-            let isQueued = jobs.withLock { queue in
-                guard queue.count < jobMaximum, !isStopping.load(ordering: .acquiring) else {
-                    return false
-                }
-                queue.append(job)
-                return true
+            let job = Job(isAwaited: true, mayChangePorts: mayChangePorts) { pipeline in
+                target.pointer.pointee = body(&pipeline)
             }
-            guard isQueued else { return }
-            hasJobs.store(true, ordering: .sequentiallyConsistent)
-            if isAsleep.load(ordering: .sequentiallyConsistent) { wake() }
-            job.wait()
+            if enqueue(job) { job.wait() }
         }
         return result
     }
 
+    /// False when the worker is stopping or has too much to do.
+    private func enqueue(_ job: Job) -> Bool {
+        let isQueued = jobs.withLock { queue in
+            guard queue.count < jobMaximum, !isStopping.load(ordering: .acquiring) else {
+                return false
+            }
+            queue.append(job)
+            return true
+        }
+        guard isQueued else { return false }
+        hasJobs.store(true, ordering: .sequentiallyConsistent)
+        if isAsleep.load(ordering: .sequentiallyConsistent) { wake() }
+        return true
+    }
+
     /// Applies a batch whole or not at all.
     public func apply(_ commands: [Command]) throws(BatchError) -> [CommandResult] {
-        let outcome = call { pipeline -> Swift.Result<[CommandResult], BatchError> in
+        let outcome = call(mayChangePorts: false) {
+            pipeline -> Swift.Result<[CommandResult], BatchError> in
             do throws(BatchError) {
                 return .success(try pipeline.apply(commands, now: dsr_monotonic_ns()))
             } catch {
@@ -127,6 +151,28 @@ public final class DataPlaneWorker: @unchecked Sendable {
         }
         guard let outcome else { throw BatchError(index: 0, reason: .stopped) }
         return try outcome.get()
+    }
+
+    /// As `apply`, but nobody waits: the batch is applied soon, before those that are handed over later.
+    /// Packets may overtake it. `onRefusal` is called on the worker's thread, when it was refused.
+    public func post(
+        _ commands: [Command], onRefusal: @escaping @Sendable (BatchError) -> Void
+    ) {
+        let body = { (pipeline: inout Pipeline) in
+            do throws(BatchError) {
+                _ = try pipeline.apply(commands, now: dsr_monotonic_ns())
+            } catch {
+                onRefusal(error)
+            }
+        }
+        if !isRunning {
+            guard let initial else { return onRefusal(BatchError(index: 0, reason: .stopped)) }
+            return body(&initial.pointee)
+        }
+        if !enqueue(Job(isAwaited: false, mayChangePorts: false, body)) {
+            let isStopped = isStopping.load(ordering: .acquiring)
+            onRefusal(BatchError(index: 0, reason: isStopped ? .stopped : .queueFull))
+        }
     }
 
     // MARK: Way out
@@ -157,17 +203,17 @@ public final class DataPlaneWorker: @unchecked Sendable {
             let now = dsr_monotonic_ns()
             // Asking all ports at once which have input is cheaper than asking each for some.
             let frames = pipeline.pointee.step(ports: poller.readyPorts(), now: now)
-            let didJobs = runJobs(&pipeline.pointee)
+            let jobs = runJobs(&pipeline.pointee)
             pipeline.pointee.tick(now: now)
             if pipeline.pointee.output.hasNewEvents {
                 pipeline.pointee.output.hasNewEvents = false
                 var one: UInt64 = 1
                 _ = write(eventDescriptor, &one, 8)
             }
-            if frames > 0 || didJobs {
+            if frames > 0 || jobs.count > 0 {
                 idleSince = 0
                 // A port may have come, gone, been joined again, or hold back frames.
-                if didJobs || now >= nextUpdate {
+                if jobs.mayChangePorts || now >= nextUpdate {
                     poller.update(&pipeline.pointee)
                     nextUpdate = now &+ 1_000_000
                 }
@@ -188,19 +234,21 @@ public final class DataPlaneWorker: @unchecked Sendable {
         initial = nil
     }
 
-    private func runJobs(_ pipeline: inout Pipeline) -> Bool {
-        guard hasJobs.load(ordering: .acquiring) else { return false }
+    private func runJobs(_ pipeline: inout Pipeline) -> (count: Int, mayChangePorts: Bool) {
+        guard hasJobs.load(ordering: .acquiring) else { return (0, false) }
         hasJobs.store(false, ordering: .sequentiallyConsistent)
         let waiting = jobs.withLock { queue in
             let taken = queue
             queue.removeAll(keepingCapacity: true)
             return taken
         }
+        var mayChangePorts = false
         for job in waiting {
             job.body(&pipeline)
+            if job.mayChangePorts { mayChangePorts = true }
             job.finish()
         }
-        return !waiting.isEmpty
+        return (waiting.count, mayChangePorts)
     }
 }
 

@@ -30,13 +30,16 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case spliceHoldFull
     case spliceKernelPacket
     case spliceClosed
-    case spliceMalformed
+    /// A SYN on the tuple of a session that goes on, answered by an acknowledgement.
+    case spliceSYN
     case spliceNoRoute
     // Messages
     case messageHoldFull
     case messageMalformed
-    // Output
-    case transmitQueueFull
+    // Devices: counted by the ports, see `PortDeviceCounters`
+    case transmitRefused
+    case receiveTruncated
+    case receiveQueueFull
     case faultInjected
     // Limits
     case synLimit

@@ -100,6 +100,9 @@ struct PortSet: ~Copyable, FrameOutput {
         guard has(number), let slot = slots[Int(number)] else { return false }
         if slot.isCPU { cpuPorts[Int(slot.domain)] = 0 }
         macs[Int(slot.domain)].expire(age: .max, now: 0, port: number)
+        for (reason, dropped) in slot.port.deviceCounters.drops {
+            drops[Int(reason.rawValue)] &+= dropped
+        }
         slots[Int(number)] = nil
         numbers.removeAll { $0 == number }
         dirty &= ~(1 << UInt64(number))
@@ -168,6 +171,14 @@ struct PortSet: ~Copyable, FrameOutput {
     }
 
     // MARK: Reading
+
+    /// Everything dropped for a reason: what was counted here, and what the devices of ports count.
+    func dropCount(_ reason: DropReason) -> UInt64 {
+        numbers.reduce(drops[Int(reason.rawValue)]) { sum, number in
+            let device = slots[Int(number)]?.port.deviceCounters.drops ?? []
+            return device.reduce(sum) { $1.reason == reason ? $0 &+ $1.count : $0 }
+        }
+    }
 
     func status() -> [PortStatus] {
         numbers.compactMap { number in

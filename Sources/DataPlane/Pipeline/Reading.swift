@@ -59,6 +59,20 @@ public struct PipelineStatus: Sendable {
     public var splicer: SpliceCounters
 }
 
+/// How far a reader of the flows is.
+public struct FlowCursor: Sendable {
+    /// Flows still to be passed over.
+    public var skip: Int
+    public internal(set) var isAtEnd = false
+    var splice = 0
+    var key = 0
+    var list = 0
+    /// Flows that one call looks at.
+    static let looks = 2_048
+
+    public init(skip: Int = 0) { self.skip = max(0, skip) }
+}
+
 extension Pipeline {
     public func ruleStatus(now: UInt64) -> [RuleStatus] {
         (0..<rules.count).map { index in
@@ -102,23 +116,51 @@ extension Pipeline {
         }
     }
 
-    /// Flows of splices, without a walk over the table.
-    public func spliceFlowStatus() -> [FlowStatus] {
+    /// The next flows behind `cursor`, those of splices first; without a walk over the whole table. Looks
+    /// at a bounded number, so that packets do not wait for long. Flows that come or go between two
+    /// calls may be missed or told twice.
+    public func nextFlows(_ cursor: inout FlowCursor, limit: Int) -> [FlowStatus] {
         var result: [FlowStatus] = []
-        for index in 0..<splicer.activeCount {
-            let id = splicer.active[index]
-            for side in SpliceSide.allCases where splicer.side(id, side).pointee.isBound {
-                for key in [
-                    splicer.networkKey(splicer.side(id, side)),
-                    splicer.cpuKey(splicer.side(id, side)),
-                ] {
-                    let slot = flows.find(key, hash: flows.hash(key))
-                    if let entry = flows.slot(slot) { result.append(status(entry)) }
-                }
+        var looks = 0
+        while cursor.splice < splicer.activeCount, looks < FlowCursor.looks, result.count < limit {
+            looks += 4
+            let keys = boundKeys(splicer.active[cursor.splice])
+            for key in keys.dropFirst(cursor.key) where result.count < limit {
+                cursor.key += 1
+                take(key, &cursor, &result)
             }
+            guard cursor.key >= keys.count else { break }
+            cursor.key = 0
+            cursor.splice += 1
         }
+        guard cursor.splice >= splicer.activeCount else { return result }
+        while cursor.list < lists.count, looks < FlowCursor.looks, result.count < limit {
+            looks += 1
+            cursor.list += 1
+            if let list = lists[cursor.list - 1] { take(list.key, &cursor, &result) }
+        }
+        cursor.isAtEnd = cursor.list >= lists.count
         return result
     }
+
+    private func take(_ key: FlowKey, _ cursor: inout FlowCursor, _ result: inout [FlowStatus]) {
+        guard cursor.skip == 0 else {
+            cursor.skip -= 1
+            return
+        }
+        let slot = flows.find(key, hash: flows.hash(key))
+        if let entry = flows.slot(slot) { result.append(status(entry)) }
+    }
+
+    private func boundKeys(_ id: SpliceID) -> [FlowKey] {
+        SpliceSide.allCases.flatMap { which in
+            let side = splicer.side(id, which)
+            return side.pointee.isBound ? [splicer.networkKey(side), splicer.cpuKey(side)] : []
+        }
+    }
+
+    /// Flows in the table, of every kind.
+    public var flowCount: Int { flows.count }
 
     public func actionFlowStatus() -> [FlowStatus] {
         lists.compactMap { list in
@@ -143,7 +185,7 @@ extension Pipeline {
     public func status() -> PipelineStatus {
         var drops: [DropReason: UInt64] = [:]
         for reason in DropReason.allCases {
-            let count = output.drops[Int(reason.rawValue)]
+            let count = output.dropCount(reason)
             if count > 0 { drops[reason] = count }
         }
         return PipelineStatus(
@@ -152,6 +194,13 @@ extension Pipeline {
             spliceCapacity: splicer.capacity, fragments: fragments.count,
             heldOctets: splicer.pool.occupied, eventsLost: output.events.lost,
             splicer: splicer.counters)
+    }
+
+    /// Of each that is open; for a bounded number at a time.
+    public func spliceSnapshots(_ ids: ArraySlice<SpliceID>) -> [SpliceID: SpliceSnapshot] {
+        var result: [SpliceID: SpliceSnapshot] = [:]
+        for id in ids { result[id] = spliceSnapshot(id) }
+        return result
     }
 
     public func spliceSnapshot(_ id: SpliceID) -> SpliceSnapshot? {

@@ -65,7 +65,11 @@ public final class FaultInjectingPort: Port {
     public var pollDescriptor: Int32 { inner.pollDescriptor }
     public var isUp: Bool { inner.isUp }
     public var needsPolling: Bool { inner.needsPolling || !delayed.isEmpty }
-    public var deviceCounters: PortDeviceCounters { inner.deviceCounters }
+    public var deviceCounters: PortDeviceCounters {
+        var result = inner.deviceCounters
+        result.faultDrops &+= counters.dropped &+ counters.poolFull
+        return result
+    }
 
     /// SplitMix64.
     private func random() -> Double {

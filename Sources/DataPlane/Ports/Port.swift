@@ -39,9 +39,19 @@ public struct PortDeviceCounters: Equatable, Sendable {
     public var transmitDrops: UInt64 = 0
     /// Frames longer than the receive buffer: dropped.
     public var receiveTruncated: UInt64 = 0
+    /// Frames that a fault injector lost, in either direction, on purpose or because too many were late.
+    public var faultDrops: UInt64 = 0
     /// Frames that the kernel dropped because we were too slow (PACKET_STATISTICS tp_drops).
     public var receiveDrops: UInt64 = 0
     /// How often a device was joined again after it had vanished.
     public var rejoins: UInt64 = 0
     public init() {}
+
+    /// Reasons of what was dropped here, with counts.
+    var drops: [(reason: DropReason, count: UInt64)] {
+        [
+            (.transmitRefused, transmitDrops), (.receiveTruncated, receiveTruncated),
+            (.receiveQueueFull, receiveDrops), (.faultInjected, faultDrops),
+        ]
+    }
 }

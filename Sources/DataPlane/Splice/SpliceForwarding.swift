@@ -88,7 +88,7 @@ extension Splicer {
         let record = side(id, which)
         let isClosed = records[Int(id)].state == .closed
         guard isClosed || records[Int(id)].closingSince != 0 else {
-            guard record.pointee.isSent else { return .dropped(.spliceMalformed) }
+            guard record.pointee.isSent else { return .dropped(.spliceSYN) }
             make(
                 id, to: which,
                 MadeSegment(
@@ -96,7 +96,7 @@ extension Splicer {
                     acknowledgement: record.pointee.sentAcknowledgement,
                     window: record.pointee.sentWindow, flags: TCPFlags.ack), output: &output,
                 now: now)
-            return .dropped(.spliceMalformed)
+            return .dropped(.spliceSYN)
         }
         guard which == .client, headers.tcpFlags & TCPFlags.ack == 0,
             leaving == nil || leaving == id

@@ -95,6 +95,18 @@ extension Match {
     }
 }
 
+extension RuleSelector {
+    /// Whether a rule of the table, with its match in canonical form, is meant.
+    package func selects(_ rule: Rule) -> Bool {
+        if rule.cookie == exceptCookie { return false }
+        if cookieMask != 0, (rule.cookie ^ cookie) & cookieMask != 0 { return false }
+        if let outPort, !rule.actions.contains(.output(outPort)) { return false }
+        let wanted = match.canonical
+        if isStrict { return rule.match == wanted && rule.priority == priority }
+        return rule.match.isAtLeastAsSpecific(as: wanted)
+    }
+}
+
 /// Masked rules with priorities, by tuple space search: rules with the same mask share a hash table, and the
 /// tables are searched from the highest priority down until none can win any more. Of two rules of the same
 /// priority that both match, the older one wins.
@@ -125,9 +137,12 @@ package struct RuleTable: ~Copyable {
     private let groups: UnsafeMutablePointer<Group>
     private var groupCount = 0
     private var nextID: UInt32 = 1
+    /// Entries that there is memory for: more than `capacity` after a batch that needed it on the way.
+    private var room: Int
 
     package init(capacity: Int) {
         self.capacity = max(1, capacity)
+        room = self.capacity
         entries = .allocate(capacity: self.capacity)
         groups = .allocate(capacity: self.capacity)
     }
@@ -192,17 +207,19 @@ package struct RuleTable: ~Copyable {
             entries[$0].rule.priority == rule.priority && entries[$0].rule.match == rule.match
         }
         if let same { remove(at: same) }
-        guard count < capacity else { return }
+        guard count < room else { return }
         (entries + count).initialize(to: makeEntry(rule, now: now))
         count += 1
     }
 
-    /// Whether there is a rule with the same match and priority.
-    func contains(_ rule: Rule) -> Bool {
-        let match = rule.match.canonical
-        return (0..<count).contains {
-            entries[$0].rule.priority == rule.priority && entries[$0].rule.match == match
-        }
+    /// Makes memory for that many entries. Before `rebuild` there must be no more than `capacity` again.
+    package mutating func reserve(_ wanted: Int) {
+        guard wanted > room else { return }
+        let larger = UnsafeMutablePointer<Entry>.allocate(capacity: wanted)
+        larger.moveInitialize(from: entries, count: count)
+        entries.deallocate()
+        entries = larger
+        room = wanted
     }
 
     private mutating func makeEntry(_ rule: Rule, now: UInt64) -> Entry {
@@ -226,22 +243,7 @@ package struct RuleTable: ~Copyable {
     }
 
     private func isSelected(_ entry: Entry, _ selector: RuleSelector) -> Bool {
-        if entry.rule.cookie == selector.exceptCookie { return false }
-        if selector.cookieMask != 0,
-            (entry.rule.cookie ^ selector.cookie) & selector.cookieMask != 0
-        {
-            return false
-        }
-        if let port = selector.outPort,
-            !entry.rule.actions.contains(.output(port))
-        {
-            return false
-        }
-        let match = selector.match.canonical
-        if selector.isStrict {
-            return entry.rule.match == match && entry.rule.priority == selector.priority
-        }
-        return entry.rule.match.isAtLeastAsSpecific(as: match)
+        selector.selects(entry.rule)
     }
 
     /// Number of rules removed.

@@ -1,5 +1,5 @@
-/// Looks whether a server serves a target, and how it negotiates: login with generous offers, TEST UNIT READY,
-/// logout.
+/// Looks whether a server serves a target, and how it negotiates: login with generous offers, REPORT LUNS,
+/// TEST UNIT READY, logout. The login proves that the target is there; that a unit is ready, the rest.
 public struct ISCSIServerProbe {
     public enum Action: Equatable {
         case send(ISCSIPDU)
@@ -7,17 +7,26 @@ public struct ISCSIServerProbe {
     }
     public struct Outcome: Equatable, Sendable {
         public var parameters: ISCSIServerParameters
-        /// TEST UNIT READY ended with GOOD, or a unit attention that was absorbed.
+        /// TEST UNIT READY of a logical unit ended with GOOD. Unit 0 counts only where there is no other:
+        /// where there are others it may be a controller, which is ready always.
         public var isReady: Bool
     }
 
-    private enum Step { case login, test(UInt32), logout, done }
+    private enum Step { case login, report(UInt32), test(UInt32), logout, done }
     private var login: ISCSIInitiatorLogin
     private var step = Step.login
     private var result = ISCSIInitiatorResult()
+    /// Commands sent, and of those the ones to the unit that is asked now.
+    private var commands: UInt32 = 0
     private var attempts = 0
     private var isReady = false
-    private let unit: UInt8
+    private var report: [UInt8] = []
+    /// Logical units to ask, each as its 8 octets.
+    private var units: [[UInt8]] = []
+
+    /// Units that are asked at most, and octets of their list that are read.
+    private static let unitMaximum = 8
+    private static let reportLength = 8 + 8 * 64
 
     /// Offers beyond what any server takes: its answers are its limits.
     public static var generous: ISCSIParameters {
@@ -32,11 +41,10 @@ public struct ISCSIServerProbe {
     }
 
     public init(
-        initiatorName: String, targetName: String, unit: UInt8 = 1,
+        initiatorName: String, targetName: String,
         credential: ISCSICredential? = nil, mutual: ISCSICredential? = nil,
         random: @escaping (Int) -> [UInt8]
     ) {
-        self.unit = unit
         login = ISCSIInitiatorLogin(
             ISCSIInitiatorRequest(
                 initiatorName: initiatorName, targetName: targetName,
@@ -50,6 +58,9 @@ public struct ISCSIServerProbe {
     public mutating func receive(_ pdu: ISCSIPDU) throws(ProbeFailure) -> [Action] {
         switch step {
         case .login: return try continueLogin(pdu)
+        case .report(let tag):
+            guard pdu.initiatorTaskTag == tag else { return [] }
+            return reported(pdu)
         case .test(let tag):
             guard pdu.opcode == ISCSIOpcode.scsiResponse, pdu.initiatorTaskTag == tag else {
                 return []  // a NOP-In or an asynchronous message
@@ -86,21 +97,63 @@ public struct ISCSIServerProbe {
             case .failed(_, let reason): throw ProbeFailure(reason: "login: \(reason)")
             case .established(let session):
                 result = session
-                actions.append(.send(testUnitReady()))
+                actions.append(.send(reportUnits()))
             }
         }
         return actions
     }
 
+    private mutating func command(unit: [UInt8], flags: UInt8) -> ISCSIPDU {
+        commands += 1
+        var pdu = ISCSIPDU(opcode: ISCSIOpcode.scsiCommand, flags: flags)
+        for (index, octet) in unit.prefix(8).enumerated() { pdu[8 + index] = octet }
+        pdu.initiatorTaskTag = commands
+        pdu.commandSequence = commands
+        pdu.expectedStatus = result.nextStatus
+        return pdu
+    }
+
+    /// SPC-4 section 6.33: every target answers it at unit 0.
+    private mutating func reportUnits() -> ISCSIPDU {
+        var pdu = command(unit: [], flags: 0xc1)
+        pdu.setField32(UInt32(Self.reportLength), 20)
+        pdu[32] = 0xa0
+        pdu.setField32(UInt32(Self.reportLength), 38)
+        step = .report(commands)
+        return pdu
+    }
+
+    /// Takes data, and the status that comes with the last of it or behind.
+    private mutating func reported(_ pdu: ISCSIPDU) -> [Action] {
+        switch pdu.opcode {
+        case ISCSIOpcode.dataIn:
+            report += pdu.data.prefix(Self.reportLength - report.count)
+            guard pdu.flags & 1 != 0 else { return [] }
+        case ISCSIOpcode.scsiResponse: break
+        default: return []
+        }
+        result.nextStatus = pdu.statusSequence &+ 1
+        units = pdu[3] == 0 ? Self.units(in: report) : []
+        // What does not tell its units has unit 0.
+        if units.isEmpty { units = [[UInt8](repeating: 0, count: 8)] }
+        return [.send(testUnitReady())]
+    }
+
+    /// Units of a list (SPC-4 table 284) that tell whether there is storage.
+    static func units(in report: [UInt8]) -> [[UInt8]] {
+        guard report.count >= 8 else { return [] }
+        let length = report[..<4].reduce(0) { $0 << 8 | Int($1) }
+        let count = min(length, report.count - 8) / 8
+        let all = (0..<count).map { Array(report[(8 + $0 * 8)..<(16 + $0 * 8)]) }
+        let others = all.filter { $0.contains { $0 != 0 } }
+        return Array((others.isEmpty ? all : others).prefix(unitMaximum))
+    }
+
     /// SPC-4 section 6.45; a CDB of zeros.
     private mutating func testUnitReady() -> ISCSIPDU {
         attempts += 1
-        var pdu = ISCSIPDU(opcode: ISCSIOpcode.scsiCommand, flags: 0x81)
-        pdu[9] = unit
-        pdu.initiatorTaskTag = UInt32(attempts)
-        pdu.commandSequence = 1 &+ UInt32(attempts) &- 1
-        pdu.expectedStatus = result.nextStatus
-        step = .test(UInt32(attempts))
+        let pdu = command(unit: units[0], flags: 0x81)
+        step = .test(commands)
         return pdu
     }
 
@@ -108,9 +161,14 @@ public struct ISCSIServerProbe {
         // A new nexus reports a unit attention (SAM-5 section 5.14): asked again it is ready.
         if status == 2, attempts < 4 { return [.send(testUnitReady())] }
         isReady = status == 0
+        units.removeFirst()
+        if !isReady, !units.isEmpty {
+            attempts = 0
+            return [.send(testUnitReady())]
+        }
         var pdu = ISCSIPDU(opcode: ISCSIOpcode.logout, flags: 0x80, isImmediate: true)
-        pdu.initiatorTaskTag = 0x100
-        pdu.commandSequence = UInt32(attempts) &+ 1
+        pdu.initiatorTaskTag = 0x8000_0000
+        pdu.commandSequence = commands &+ 1
         pdu.expectedStatus = result.nextStatus
         step = .logout
         return [.send(pdu)]

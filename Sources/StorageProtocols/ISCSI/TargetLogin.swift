@@ -88,6 +88,8 @@ public struct ISCSITargetLogin {
     private var exchanges = 0
     private var collected: [UInt8] = []
     private var hasSentGroup = false
+    /// FirstBurstLength was answered.
+    private var hasFirstBurst = false
     private var hasDeclared = false
     private var stage: UInt8 = 0
     /// PDUs of one login: more is an attack or a loop.
@@ -288,6 +290,7 @@ public struct ISCSITargetLogin {
         for (key, value) in text.pairs {
             if let failure = negotiate(pdu, key, value, &answer) { return failure }
         }
+        if let failure = boundFirstBurst(pdu, &answer) { return failure }
         declare(&answer)
         // An initiator takes 8192 octets until the login is over (RFC 7143 section 13.12).
         guard answer.encoded().count <= 8_192 else {
@@ -330,6 +333,27 @@ public struct ISCSITargetLogin {
             _ = result.parameters.set(key, agreed)
             answer[key] = agreed
         }
+        return nil
+    }
+
+    // RFC 7143 section 13.14: "FirstBurstLength MUST NOT exceed MaxBurstLength".
+    /// Lowers an answer to FirstBurstLength that is beyond the agreed MaxBurstLength, wherever the two stand
+    /// in the text. What was agreed before cannot be lowered any more.
+    private mutating func boundFirstBurst(
+        _ pdu: ISCSIPDU, _ answer: inout ISCSIText
+    ) -> [Action]? {
+        let maximum = result.parameters.maxBurstLength
+        if answer["FirstBurstLength"] != nil { hasFirstBurst = true }
+        guard result.parameters.firstBurstLength > maximum else { return nil }
+        if let index = answer.pairs.firstIndex(where: { $0.key == "FirstBurstLength" }) {
+            answer.pairs[index].value = String(maximum)
+        } else if hasFirstBurst {
+            return fail(
+                pdu, .initiatorError,
+                "MaxBurstLength=\(maximum) below the agreed FirstBurstLength")
+        }
+        // The default that nobody named is bounded by the other key as well.
+        result.parameters.firstBurstLength = maximum
         return nil
     }
 

@@ -37,7 +37,11 @@ public struct ISCSITargetSession {
             return [.send(stamp(answer, for: pdu))]
         case ISCSIOpcode.text:
             advance(pdu)
-            return [.send(stamp(discovery.answer(pdu, login: login), for: pdu))]
+            do throws(ISCSIRejectReason) {
+                return [.send(stamp(try discovery.answer(pdu, login: login), for: pdu))]
+            } catch {
+                return [reject(pdu, error)]
+            }
         case ISCSIOpcode.logout:
             advance(pdu)
             var answer = ISCSIPDU(opcode: ISCSIOpcode.logoutResponse, flags: 0x80)
@@ -94,15 +98,34 @@ public struct ISCSITargetSession {
         }
     }
 
-    /// Reject, "command not supported" or "protocol error" (RFC 7143 section 11.17.1).
     private mutating func reject(_ pdu: ISCSIPDU) -> Action {
-        var answer = ISCSIPDU(opcode: ISCSIOpcode.reject, flags: 0x80)
-        answer[2] = login.isDiscovery ? 0x05 : 0x04
-        answer.data = pdu.header
+        reject(pdu, login.isDiscovery ? .commandNotSupported : .protocolError)
+    }
+
+    private mutating func reject(_ pdu: ISCSIPDU, _ reason: ISCSIRejectReason) -> Action {
+        let answer = ISCSIPDU(rejecting: pdu, reason)
         var stamped = stamp(answer, for: pdu)
         stamped.initiatorTaskTag = ISCSIPDU.reservedTag
         return .send(stamped)
     }
+}
+
+extension ISCSIPDU {
+    /// A Reject with the header of what is rejected (RFC 7143 section 11.17); sequence numbers are the
+    /// caller's.
+    public init(rejecting pdu: ISCSIPDU, _ reason: ISCSIRejectReason) {
+        self.init(opcode: ISCSIOpcode.reject, flags: 0x80)
+        self[2] = reason.rawValue
+        initiatorTaskTag = Self.reservedTag
+        data = pdu.header
+    }
+}
+
+/// Why a PDU is rejected (RFC 7143 section 11.17.1).
+public enum ISCSIRejectReason: UInt8, Error, Equatable, Sendable {
+    case protocolError = 0x04
+    case commandNotSupported = 0x05
+    case invalidField = 0x09
 }
 
 /// Answers Text requests: SendTargets (RFC 7143 appendix C).
@@ -118,31 +141,78 @@ public struct ISCSIDiscovery: Sendable {
     }
 
     private let targets: [Target]
-    /// Rest of an answer that did not fit, by the tag that asks for it.
+    /// Parts of a request whose rest is still to come.
+    private var gathered: [UInt8] = []
+    /// Rest of an answer that did not fit.
     private var rest: [UInt8] = []
-    private var tag: UInt32 = 1
+    /// The tag that the next request of the exchange must have; nil: none goes on.
+    private var expectedTag: UInt32?
+    private var tag: UInt32 = 0
 
     public init(targets: [Target]) { self.targets = targets }
 
-    /// A Text response; sequence numbers and task tag are the caller's.
-    public mutating func answer(_ pdu: ISCSIPDU, login: ISCSILoginResult) -> ISCSIPDU {
-        var bytes: [UInt8]
-        if pdu.targetTransferTag != ISCSIPDU.reservedTag, !rest.isEmpty {
-            bytes = rest
-        } else if let text = try? ISCSIText(pdu.data) {
-            bytes = reply(to: text, login: login).encoded()
-        } else {
-            bytes = []
+    /// A Text response; sequence numbers and task tag are the caller's. After a throw the exchange is over.
+    public mutating func answer(
+        _ pdu: ISCSIPDU, login: ISCSILoginResult
+    ) throws(ISCSIRejectReason) -> ISCSIPDU {
+        let isContinued = pdu.flags & 0x40 != 0
+        let isFinal = pdu.flags & 0x80 != 0
+        do throws(ISCSIRejectReason) {
+            try enter(pdu)
+            // RFC 7143 section 11.10.2: "A Text Request with the C bit set to 1 MUST have the F bit set
+            // to 0".
+            if isContinued, isFinal { throw ISCSIRejectReason.protocolError }
+            gathered += pdu.data
+            guard gathered.count <= ISCSIText.maximumLength else {
+                throw ISCSIRejectReason.protocolError
+            }
+            // The same section: it is answered "with no data segment", until the rest is there.
+            guard !isContinued else { return response([], flags: 0) }
+            if rest.isEmpty {
+                guard let text = try? ISCSIText(gathered) else {
+                    throw ISCSIRejectReason.protocolError
+                }
+                rest = reply(to: text, login: login).encoded()
+            } else if !gathered.isEmpty {
+                // Between the parts of our answer there is nothing to be said.
+                throw ISCSIRejectReason.protocolError
+            }
+        } catch {
+            reset()
+            throw error
         }
+        gathered = []
         let limit = max(512, Int(login.initiatorMaxReceive))
-        let isLast = bytes.count <= limit
-        rest = isLast ? [] : Array(bytes[limit...])
-        if !isLast { bytes.removeLast(bytes.count - limit) }
-        var answer = ISCSIPDU(opcode: ISCSIOpcode.textResponse, flags: isLast ? 0x80 : 0x40)
-        // A tag other than 0xffffffff says that there is more (RFC 7143 section 11.11.4).
-        if !isLast { tag = tag == ISCSIPDU.reservedTag &- 1 ? 1 : tag &+ 1 }
-        answer.targetTransferTag = isLast ? ISCSIPDU.reservedTag : tag
-        answer.data = bytes
+        let part = Array(rest.prefix(limit))
+        rest.removeFirst(part.count)
+        if !rest.isEmpty { return response(part, flags: 0x40) }
+        // Section 11.11.1: F=1 in answer to F=0 is a protocol error.
+        return response(part, flags: isFinal ? 0x80 : 0)
+    }
+
+    /// A request that goes on has the tag of the last answer; one without a tag begins anew.
+    private mutating func enter(_ pdu: ISCSIPDU) throws(ISCSIRejectReason) {
+        guard pdu.targetTransferTag != ISCSIPDU.reservedTag else { return reset() }
+        guard pdu.targetTransferTag == expectedTag else { throw .invalidField }
+    }
+
+    private mutating func reset() {
+        gathered = []
+        rest = []
+        expectedTag = nil
+    }
+
+    /// A tag other than 0xffffffff says that the exchange goes on (RFC 7143 section 11.11.4).
+    private mutating func response(_ data: [UInt8], flags: UInt8) -> ISCSIPDU {
+        var answer = ISCSIPDU(opcode: ISCSIOpcode.textResponse, flags: flags)
+        answer.data = data
+        if flags & 0x80 != 0 {
+            expectedTag = nil
+        } else {
+            tag = tag == ISCSIPDU.reservedTag &- 1 ? 1 : tag &+ 1
+            expectedTag = tag
+        }
+        answer.targetTransferTag = expectedTag ?? ISCSIPDU.reservedTag
         return answer
     }
 
