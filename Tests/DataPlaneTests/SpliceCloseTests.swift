@@ -102,7 +102,7 @@ import Testing
 
     @Test func idle() throws {
         let redirect = try spliced(1)
-        redirect.apply(.setIdleTimeout(redirect.id, seconds: 2))
+        redirect.apply(.setTimeouts(redirect.id, idle: 2, keepAlive: 0))
         redirect.run(seconds: 1.5)
         redirect.client.write([7])
         redirect.run(seconds: 1.5)
@@ -115,6 +115,48 @@ import Testing
         redirect.run(seconds: 0.1)
         #expect(redirect.client.state == .reset)
         #expect(redirect.server.state == .reset)
+    }
+
+    /// Silent ends that answer keep their session; data is right afterwards.
+    @Test func silentEndsThatLive() throws {
+        let redirect = try spliced(3)
+        redirect.apply(.setTimeouts(redirect.id, idle: 0, keepAlive: 5))
+        let before = redirect.network.status.splicer.probes
+        redirect.run(seconds: 200)
+        #expect(closed(redirect).isEmpty)
+        let probes = redirect.network.status.splicer.probes - before
+        #expect(probes > 20 && probes < 100, "\(probes)")
+        redirect.client.write([7, 8])
+        redirect.server.write([9])
+        redirect.run(seconds: 1)
+        #expect(redirect.server.received == [1, 2, 3, 7, 8])
+        #expect(redirect.client.received == [4, 5, 6, 9])
+        #expect(redirect.problems.isEmpty)
+    }
+
+    /// An end without a sign of life for the time and six questions.
+    @Test(arguments: SpliceSide.allCases) func vanished(side: SpliceSide) throws {
+        let fixture = try SpliceFixture()
+        try fixture.apply(.setTimeouts(SpliceFixture.id, idle: 0, keepAlive: 30))
+        var questions = 0
+        for second in 1...95 {
+            // The other end talks.
+            _ = try fixture.send(
+                side.other,
+                side == .client
+                    ? fixture.fromServer(second - 1, payload: [1])
+                    : fixture.fromClient(second - 1, payload: [1]))
+            fixture.network.advance(seconds: 1)
+            let sent = try fixture.read(fixture.network.drain())
+            questions += (sent[side == .client ? 1 : 3] ?? []).count
+            let reasons = fixture.network.events.compactMap {
+                if case .spliceClosed(SpliceFixture.id, let reason) = $0 { reason } else { nil }
+            }
+            let isOver = reasons == [side == .client ? .clientVanished : .serverVanished]
+            #expect(isOver == (second == 90), "\(second)")
+            if isOver { break }
+        }
+        #expect(questions == 6)
     }
 
     /// A splice that is closed while both ends live: both get a reset that they take.

@@ -26,8 +26,12 @@ public struct Limits: Hashable, Sendable {
     /// Milliseconds that a change of state may take before it is given up and the session stays
     /// where it was; it is tried again. Packets may be held for as long.
     public var drainTimeoutMilliseconds = 40
-    /// Seconds without a packet after which a spliced session is closed; 0: never.
+    /// Seconds without data after which a spliced session is closed; 0: never.
     public var idleTimeoutSeconds = 0
+    /// Seconds of silence after which an end of a session is asked whether it is still there (TCP
+    /// keep-alive, RFC 9293 section 3.8.4). One that does not answer for a minute ends the session; 0: no
+    /// questions.
+    public var keepAliveSeconds = 60
 
     public init() {}
 
@@ -50,5 +54,6 @@ public struct Limits: Hashable, Sendable {
         Field(key: "login_timeout_ms", range: 100...600_000, path: \.loginTimeoutMilliseconds),
         Field(key: "drain_timeout_ms", range: 1...60_000, path: \.drainTimeoutMilliseconds),
         Field(key: "idle_timeout_s", range: 0...65_535, path: \.idleTimeoutSeconds),
+        Field(key: "keepalive_s", range: 0...65_535, path: \.keepAliveSeconds),
     ]
 }

@@ -8,8 +8,10 @@ public enum SystemSettings {
         let descriptor = open("/proc/sys/net/\(name)", O_WRONLY | O_CLOEXEC)
         guard descriptor >= 0 else { return false }
         defer { close(descriptor) }
-        return Array(value.utf8).withUnsafeBytes { Glibc.write(descriptor, $0.baseAddress, $0.count) }
-            == value.utf8.count
+        let written = Array(value.utf8).withUnsafeBytes {
+            Glibc.write(descriptor, $0.baseAddress, $0.count)
+        }
+        return written == value.utf8.count
     }
 
     /// The namespace's TCP as splices need it. ECN, fast open and MTU probing would make the two legs of

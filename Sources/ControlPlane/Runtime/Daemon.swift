@@ -165,6 +165,7 @@ public final class Daemon: @unchecked Sendable {
         environment.drainMaximum =
             UInt64(configuration.limits.drainTimeoutMilliseconds) * 1_000_000
         environment.idleSeconds = UInt32(configuration.limits.idleTimeoutSeconds)
+        environment.keepAliveSeconds = UInt32(configuration.limits.keepAliveSeconds)
         engine = SessionEngine(
             loop: loop, dataplane: dataplane, environment: environment, log: log)
         portal = ISCSIPortal(configuration: configuration, engine: engine)

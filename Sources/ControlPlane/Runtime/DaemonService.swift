@@ -319,7 +319,7 @@ extension Daemon: ControlService {
         if let snapshot {
             model.clientBytes += snapshot.client.bytes
             model.serverBytes += snapshot.server.bytes
-            let last = max(snapshot.client.lastReceived, snapshot.server.lastReceived)
+            let last = max(snapshot.client.lastData, snapshot.server.lastData)
             model.idleS = last == 0 ? model.ageS : seconds(now &- min(now, last))
             model.clientPackets = snapshot.client.packets
             model.serverPackets = snapshot.server.packets

@@ -674,8 +674,10 @@ final class Redirect {
             case .resetByClient: "reset by the client"
             case .resetByServer: "reset by the server"
             case .idle: "idle for too long"
+            case .clientVanished: "the client does not answer"
+            case .serverVanished: "the server does not answer"
             }
-        end(text, reset: reason == .idle)
+        end(text, reset: reason.isOurs)
     }
 
     // MARK: End

@@ -22,6 +22,8 @@ final class SessionEngine {
         public var drainMaximum: UInt64 = 40_000_000
         /// Seconds without a packet after which a spliced session is closed; 0: never.
         public var idleSeconds: UInt32 = 0
+        /// Seconds of silence after which an end of a spliced session is asked whether it lives; 0: never.
+        public var keepAliveSeconds: UInt32 = 0
         public init(
             clientDevice: String, storageDevice: String, clientDomain: DomainID,
             storageDomain: DomainID, clientMAC: MACAddress, storageMAC: MACAddress,
@@ -249,7 +251,9 @@ final class SessionEngine {
                         remoteScale: leg.remoteScale, localScale: leg.localScale,
                         remoteBase: leg.base), usesTimestamps: leg.usesTimestamps,
                     usesSACK: leg.usesSACK)),
-            .splice(.setIdleTimeout(id, seconds: environment.idleSeconds)),
+            .splice(
+                .setTimeouts(
+                    id, idle: environment.idleSeconds, keepAlive: environment.keepAliveSeconds)),
         ])
         do {
             // Read again: data may have come before the dataplane began to follow.

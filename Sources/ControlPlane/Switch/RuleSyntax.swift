@@ -112,7 +112,7 @@ struct RuleParser {
     let text: String
     let characters: [Character]
     let ports: PortNames
-    var rule_ = Rule()
+    var result = Rule()
     var cookieMask: UInt64 = 0
     var outPort: PortNumber?
     /// Words that need a protocol, checked when all are known.
@@ -146,15 +146,15 @@ struct RuleParser {
         }
         try match(to: actions.word)
         var parser = ActionParser(rule: self)
-        rule_.actions = try parser.actions(from: actions.first)
-        return rule_
+        result.actions = try parser.actions(from: actions.first)
+        return result
     }
 
     mutating func selector(isStrict: Bool) throws(RuleSyntaxError) -> RuleSelector {
         try match(to: characters.count)
         return RuleSelector(
-            match: rule_.match, isStrict: isStrict, priority: rule_.priority,
-            cookie: rule_.cookie, cookieMask: cookieMask, outPort: outPort)
+            match: result.match, isStrict: isStrict, priority: result.priority,
+            cookie: result.cookie, cookieMask: cookieMask, outPort: outPort)
     }
 
     /// Where `actions=` starts, and the first character behind it.
@@ -199,12 +199,12 @@ struct RuleParser {
     }
 
     private func isMet(_ need: Need) -> Bool {
-        let fields = rule_.match.value
-        let isTyped = rule_.match.mask.etherType == .max
+        let fields = result.match.value
+        let isTyped = result.match.mask.etherType == .max
         let isIPv4 = isTyped && fields.etherType == EtherType.ipv4
         let isIPv6 = isTyped && fields.etherType == EtherType.ipv6
         let isARP = isTyped && (fields.etherType == EtherType.arp || fields.etherType == 0x8035)
-        let hasProtocol = rule_.match.mask.ipProtocol == .max
+        let hasProtocol = result.match.mask.ipProtocol == .max
         func isProtocol(_ number: UInt8) -> Bool { hasProtocol && fields.ipProtocol == number }
         switch need {
         case .network: return isIPv4 || isIPv6 || isARP
@@ -273,22 +273,22 @@ struct RuleParser {
     }
 
     private mutating func setType(_ type: UInt16) {
-        rule_.match.value.etherType = type
-        rule_.match.mask.etherType = .max
+        result.match.value.etherType = type
+        result.match.mask.etherType = .max
     }
 
     private mutating func setProtocol(_ number: UInt8) {
-        rule_.match.value.ipProtocol = number
-        rule_.match.mask.ipProtocol = .max
+        result.match.value.ipProtocol = number
+        result.match.mask.ipProtocol = .max
     }
 
     private mutating func takeMeta(
         _ key: String, _ value: String, _ word: RuleSyntax.Word
     ) throws(RuleSyntaxError) -> Bool {
         switch key {
-        case "priority": rule_.priority = UInt16(try number(word, 0...65_535))
-        case "idle_timeout": rule_.idleTimeout = UInt16(try number(word, 0...65_535))
-        case "hard_timeout": rule_.hardTimeout = UInt16(try number(word, 0...65_535))
+        case "priority": result.priority = UInt16(try number(word, 0...65_535))
+        case "idle_timeout": result.idleTimeout = UInt16(try number(word, 0...65_535))
+        case "hard_timeout": result.hardTimeout = UInt16(try number(word, 0...65_535))
         case "table":
             if try number(word, 0...254) != 0 {
                 throw fail(word, "there is only table 0", atValue: true)
@@ -299,7 +299,7 @@ struct RuleParser {
             guard let cookie = Self.parseNumber(parts[0]) else {
                 throw fail(word, "\"\(value)\" is not a cookie", atValue: true)
             }
-            rule_.cookie = cookie
+            result.cookie = cookie
             cookieMask = .max
             if parts.count == 2 {
                 guard parts[1] == "-1" || Self.parseNumber(parts[1]) != nil else {
@@ -310,8 +310,8 @@ struct RuleParser {
         case "out_port": outPort = try port(value, word)
         case "duration", "n_packets", "n_bytes", "idle_age", "hard_age", "send_flow_rem": break
         case "in_port":
-            rule_.match.value.inPort = try port(value, word)
-            rule_.match.mask.inPort = .max
+            result.match.value.inPort = try port(value, word)
+            result.match.mask.inPort = .max
         default: return false
         }
         return true
@@ -322,22 +322,22 @@ struct RuleParser {
     ) throws(RuleSyntaxError) -> Bool {
         switch key {
         case "dl_src", "eth_src":
-            (rule_.match.value.sourceMAC, rule_.match.mask.sourceMAC) = try mac(value, word)
+            (result.match.value.sourceMAC, result.match.mask.sourceMAC) = try mac(value, word)
         case "dl_dst", "eth_dst":
-            (rule_.match.value.destinationMAC, rule_.match.mask.destinationMAC) =
+            (result.match.value.destinationMAC, result.match.mask.destinationMAC) =
                 try mac(value, word)
         case "arp_sha":
-            (rule_.match.value.arpSourceMAC, rule_.match.mask.arpSourceMAC) = try mac(value, word)
+            (result.match.value.arpSourceMAC, result.match.mask.arpSourceMAC) = try mac(value, word)
             needs.append((word, .arp))
         case "arp_tha":
-            (rule_.match.value.arpTargetMAC, rule_.match.mask.arpTargetMAC) = try mac(value, word)
+            (result.match.value.arpTargetMAC, result.match.mask.arpTargetMAC) = try mac(value, word)
             needs.append((word, .arp))
         case "dl_type", "eth_type": setType(UInt16(try number(word, 0...65_535)))
         case "dl_vlan":
             // 0xffff: no tag at all (ovs-fields(7)).
             if Self.parseNumber(value) == 0xffff {
-                rule_.match.value.vlanTCI = 0
-                rule_.match.mask.vlanTCI = 0xffff
+                result.match.value.vlanTCI = 0
+                result.match.mask.vlanTCI = 0xffff
             } else {
                 setVLAN(UInt16(try number(word, 0...4_095)) | 0x1000, 0x1fff)
             }
@@ -348,16 +348,16 @@ struct RuleParser {
             setVLAN(UInt16(try number(word, 0...7)) << 13 | 0x1000, 0xf000)
         case "vlan_tci":
             let (bits, mask) = try masked(word, 0xffff)
-            rule_.match.value.vlanTCI = UInt16(bits & mask)
-            rule_.match.mask.vlanTCI = UInt16(mask)
+            result.match.value.vlanTCI = UInt16(bits & mask)
+            result.match.mask.vlanTCI = UInt16(mask)
         default: return false
         }
         return true
     }
 
     private mutating func setVLAN(_ bits: UInt16, _ mask: UInt16) {
-        rule_.match.value.vlanTCI = rule_.match.value.vlanTCI & ~mask | bits & mask
-        rule_.match.mask.vlanTCI |= mask
+        result.match.value.vlanTCI = result.match.value.vlanTCI & ~mask | bits & mask
+        result.match.mask.vlanTCI |= mask
     }
 
     private mutating func takeNetwork(
@@ -399,8 +399,8 @@ struct RuleParser {
             setTOS(UInt8(try number(word, 0...3)), 3)
             needs.append((word, .ip))
         case "nw_ttl":
-            rule_.match.value.ttl = UInt8(try number(word, 0...255))
-            rule_.match.mask.ttl = .max
+            result.match.value.ttl = UInt8(try number(word, 0...255))
+            result.match.mask.ttl = .max
             needs.append((word, .ip))
         case "ip_frag", "nw_frag":
             try setFragment(value, word)
@@ -411,8 +411,8 @@ struct RuleParser {
     }
 
     private mutating func setTOS(_ bits: UInt8, _ mask: UInt8) {
-        rule_.match.value.tos = rule_.match.value.tos & ~mask | bits
-        rule_.match.mask.tos |= mask
+        result.match.value.tos = result.match.value.tos & ~mask | bits
+        result.match.mask.tos |= mask
     }
 
     private mutating func setFragment(
@@ -426,28 +426,28 @@ struct RuleParser {
                 word, "\"\(value)\" is no kind of fragment",
                 suggestion: "one of no, yes, first, later, not_later", atValue: true)
         }
-        rule_.match.value.fragment = bits
-        rule_.match.mask.fragment = mask
+        result.match.value.fragment = bits
+        result.match.mask.fragment = mask
     }
 
     private mutating func setSource(
         _ value: String, _ word: RuleSyntax.Word, isIPv4: Bool
     ) throws(RuleSyntaxError) {
         let (address, mask) = try addressMask(value, word, isIPv4: isIPv4)
-        rule_.match.value.sourceHigh = address.high
-        rule_.match.value.sourceLow = address.low
-        rule_.match.mask.sourceHigh = mask.high
-        rule_.match.mask.sourceLow = mask.low
+        result.match.value.sourceHigh = address.high
+        result.match.value.sourceLow = address.low
+        result.match.mask.sourceHigh = mask.high
+        result.match.mask.sourceLow = mask.low
     }
 
     private mutating func setDestination(
         _ value: String, _ word: RuleSyntax.Word, isIPv4: Bool
     ) throws(RuleSyntaxError) {
         let (address, mask) = try addressMask(value, word, isIPv4: isIPv4)
-        rule_.match.value.destinationHigh = address.high
-        rule_.match.value.destinationLow = address.low
-        rule_.match.mask.destinationHigh = mask.high
-        rule_.match.mask.destinationLow = mask.low
+        result.match.value.destinationHigh = address.high
+        result.match.value.destinationLow = address.low
+        result.match.mask.destinationHigh = mask.high
+        result.match.mask.destinationLow = mask.low
     }
 
     private mutating func takeTransport(
@@ -456,21 +456,21 @@ struct RuleParser {
         switch key {
         case "tp_src", "tcp_src", "udp_src":
             let (bits, mask) = try masked(word, 0xffff)
-            rule_.match.value.transportSource = UInt16(bits & mask)
-            rule_.match.mask.transportSource = UInt16(mask)
+            result.match.value.transportSource = UInt16(bits & mask)
+            result.match.mask.transportSource = UInt16(mask)
             needs.append((word, key == "tp_src" ? .transport : key == "tcp_src" ? .tcp : .udp))
         case "tp_dst", "tcp_dst", "udp_dst":
             let (bits, mask) = try masked(word, 0xffff)
-            rule_.match.value.transportDestination = UInt16(bits & mask)
-            rule_.match.mask.transportDestination = UInt16(mask)
+            result.match.value.transportDestination = UInt16(bits & mask)
+            result.match.mask.transportDestination = UInt16(mask)
             needs.append((word, key == "tp_dst" ? .transport : key == "tcp_dst" ? .tcp : .udp))
         case "icmp_type", "icmpv6_type":
-            rule_.match.value.transportSource = UInt16(try number(word, 0...255))
-            rule_.match.mask.transportSource = .max
+            result.match.value.transportSource = UInt16(try number(word, 0...255))
+            result.match.mask.transportSource = .max
             needs.append((word, key == "icmp_type" ? .icmp : .icmpv6))
         case "icmp_code", "icmpv6_code":
-            rule_.match.value.transportDestination = UInt16(try number(word, 0...255))
-            rule_.match.mask.transportDestination = .max
+            result.match.value.transportDestination = UInt16(try number(word, 0...255))
+            result.match.mask.transportDestination = .max
             needs.append((word, key == "icmp_code" ? .icmp : .icmpv6))
         case "tcp_flags":
             try setFlags(value, word)
@@ -491,8 +491,8 @@ struct RuleParser {
     ) throws(RuleSyntaxError) {
         guard value.hasPrefix("+") || value.hasPrefix("-") else {
             let (bits, mask) = try masked(word, 0xfff)
-            rule_.match.value.tcpFlags = UInt16(bits & mask)
-            rule_.match.mask.tcpFlags = UInt16(mask)
+            result.match.value.tcpFlags = UInt16(bits & mask)
+            result.match.mask.tcpFlags = UInt16(mask)
             return
         }
         var sign: Character = "+"
@@ -514,8 +514,8 @@ struct RuleParser {
                     suggestion: "known are \(Self.flagNames.map(\.name).joined(separator: ", "))",
                     atValue: true)
             }
-            rule_.match.mask.tcpFlags |= flag.bit
-            if sign == "+" { rule_.match.value.tcpFlags |= flag.bit }
+            result.match.mask.tcpFlags |= flag.bit
+            if sign == "+" { result.match.value.tcpFlags |= flag.bit }
         }
     }
 

@@ -21,7 +21,19 @@ public enum SpliceCloseReason: UInt8, Sendable {
     case finished
     case resetByClient
     case resetByServer
+    /// No data for the idle time-out.
     case idle
+    /// An end did not answer keep-alives.
+    case clientVanished
+    case serverVanished
+
+    /// The switch ends the session by itself; the ends do not know of it yet.
+    public var isOurs: Bool {
+        switch self {
+        case .finished, .resetByClient, .resetByServer: false
+        case .idle, .clientVanished, .serverVanished: true
+        }
+    }
 }
 
 /// The two ends of a splice.

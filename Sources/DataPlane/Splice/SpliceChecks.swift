@@ -38,7 +38,7 @@ extension Splicer {
         case .abortToSpliced(let id):
             return need(id, [.drainToSlow, .hold], &plan, next: .spliced)
         case .finishToSlow(let id, _, _): return need(id, [.hold], &plan, next: .slow)
-        case .inspect(let id), .setIdleTimeout(let id, _):
+        case .inspect(let id), .setTimeouts(let id, _, _):
             return need(id, SpliceState.allCases, &plan)
         case .close(let id):
             if let reason = need(id, SpliceState.allCases, &plan) { return reason }

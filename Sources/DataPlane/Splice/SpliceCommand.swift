@@ -29,8 +29,9 @@ public enum SpliceCommand: Sendable {
     case inspect(SpliceID)
     /// Ends the splice in any state and frees the record after a while.
     case close(SpliceID)
-    /// Idle time-out in seconds in the spliced state; 0: none.
-    case setIdleTimeout(SpliceID, seconds: UInt32)
+    /// Time-outs of the spliced state, seconds; 0: none. `idle`: without data from either end. `keepAlive`:
+    /// an end silent for so long is asked whether it lives, and the session ends when it never answers.
+    case setTimeouts(SpliceID, idle: UInt32, keepAlive: UInt32)
 }
 
 /// Message tracking in the spliced state.
@@ -86,6 +87,8 @@ public struct SpliceSideSnapshot: Hashable, Sendable {
     public var bytes: UInt64 = 0
     /// ns of the last packet from the end; 0: none yet.
     public var lastReceived: UInt64 = 0
+    /// ns of the last data from the end; 0: none yet.
+    public var lastData: UInt64 = 0
     public var remoteMAC = MACAddress.zero
     public var port: PortNumber = 0
     /// Octets from the unsplice position to the next message header, when messages are tracked.

@@ -72,6 +72,9 @@ struct SpliceSideRecord {
     var isFragmentValid = false
 
     var lastReceived: UInt64 = 0
+    var lastData: UInt64 = 0
+    /// When a silent end was asked last whether it lives.
+    var askedAt: UInt64 = 0
     var lastSent: UInt64 = 0
     var packets: UInt64 = 0
     var bytes: UInt64 = 0
@@ -95,13 +98,16 @@ struct SpliceRecord {
     var closingSince: UInt64 = 0
     /// When the record is freed; 0: not asked for.
     var retireAt: UInt64 = 0
+    /// When the splice was installed last, ns.
+    var splicedAt: UInt64 = 0
     /// ns; 0: none.
     var idleTimeout: UInt64 = 0
+    var keepAliveTime: UInt64 = 0
     /// Index in the list of open splices.
     var activeIndex: UInt32 = 0
 
     /// The ends closed or reset the session themselves, and know that it is over.
-    var isEndedByPeers: Bool { closingSince != 0 && closeReason != .idle }
+    var isEndedByPeers: Bool { closingSince != 0 && closeReason?.isOurs != true }
 
     init() {}
 }

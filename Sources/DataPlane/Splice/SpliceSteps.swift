@@ -39,8 +39,9 @@ extension Splicer {
             records[Int(id)].isProgressPending = false
             return .splice(snapshot(id))
         case .close(let id): close(id, flows: &flows, output: &output, now: now)
-        case .setIdleTimeout(let id, let seconds):
-            records[Int(id)].idleTimeout = UInt64(seconds) * 1_000_000_000
+        case .setTimeouts(let id, let idle, let keepAlive):
+            records[Int(id)].idleTimeout = UInt64(idle) * 1_000_000_000
+            records[Int(id)].keepAliveTime = UInt64(keepAlive) * 1_000_000_000
         }
         return .done
     }
@@ -202,6 +203,7 @@ extension Splicer {
                 nextHeader: server.receiveNext + messages.serverHeaderDistance)
         }
         let record = records + Int(id)
+        record.pointee.splicedAt = now
         record.pointee.floorUntil = now &+ Self.floorTime
         record.pointee.isMessageHeldReported = false
         record.pointee.state = .spliced
@@ -409,6 +411,7 @@ extension Splicer {
         result.packets = record.packets
         result.bytes = record.bytes
         result.lastReceived = record.lastReceived
+        result.lastData = record.lastData
         result.remoteMAC = record.remoteMAC
         result.port = record.port
         if let tracker = record.tracker {

@@ -9,6 +9,7 @@ extension Splicer {
     ) {
         let isSilent = now &- record.pointee.lastReceived > Self.timestampLife
         record.pointee.lastReceived = now
+        if headers.payloadLength > 0 { record.pointee.lastData = now }
         record.pointee.remoteMAC = headers.sourceMAC
         if ingress != 0 { record.pointee.port = ingress }
         if headers.tcpFlags & TCPFlags.rst != 0 { return }

@@ -39,6 +39,9 @@ struct Splicer: ~Copyable {
     /// After so long a silence, ns, the next timestamp is the newest, whatever its value: no packet lives
     /// so long, and a clock may have passed half its range (RFC 7323 section 5.5).
     static let timestampLife: UInt64 = 600_000_000_000
+    /// Between two keep-alives to a silent end, ns, and how many are sent before it counts as gone.
+    static let keepAliveInterval: UInt64 = 10_000_000_000
+    static let keepAliveProbes: UInt64 = 6
     /// How long an ended splice still translates or swallows late packets, ns.
     static let lingerTime: UInt64 = 5_000_000_000
 
@@ -196,14 +199,49 @@ struct Splicer: ~Copyable {
                 continue
             }
             if record.pointee.hasUnsaid { sayAgain(id, output: &output) }
-            guard record.pointee.state == .spliced, record.pointee.closingSince == 0,
-                record.pointee.idleTimeout != 0
-            else { continue }
-            let last = max(
-                side(id, .client).pointee.lastReceived, side(id, .server).pointee.lastReceived)
-            if now > last, now &- last >= record.pointee.idleTimeout {
-                endSession(id, .idle, output: &output, now: now)
+            guard record.pointee.state == .spliced, record.pointee.closingSince == 0 else {
+                continue
             }
+            endIfIdle(id, output: &output, now: now)
+            keepAlive(id, output: &output, now: now)
+        }
+    }
+
+    private mutating func endIfIdle<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, output: inout Output, now: UInt64
+    ) {
+        let record = records + Int(id)
+        let last = max(
+            record.pointee.splicedAt, side(id, .client).pointee.lastData,
+            side(id, .server).pointee.lastData)
+        guard record.pointee.idleTimeout != 0, now > last,
+            now &- last >= record.pointee.idleTimeout
+        else { return }
+        endSession(id, .idle, output: &output, now: now)
+    }
+
+    // RFC 9293 section 3.8.4: "Keep-alive packets MUST only be sent when no sent data is outstanding,
+    // and no data or acknowledgment packets have been received for the connection within an interval".
+    // Data that is outstanding is the ends' own business: they retransmit it, and give up.
+    /// Asks ends that were silent for long whether they are still there. Without it a session whose ends
+    /// both vanished, or that only listens, would stay for ever.
+    private mutating func keepAlive<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, output: inout Output, now: UInt64
+    ) {
+        let time = records[Int(id)].keepAliveTime
+        guard time != 0, records[Int(id)].closingSince == 0 else { return }
+        for which in SpliceSide.allCases {
+            let record = side(id, which)
+            let last = max(records[Int(id)].splicedAt, record.pointee.lastReceived)
+            guard now > last, now &- last >= time else { continue }
+            if now &- last >= time &+ Self.keepAliveInterval &* Self.keepAliveProbes {
+                let reason: SpliceCloseReason =
+                    which == .client ? .clientVanished : .serverVanished
+                return endSession(id, reason, output: &output, now: now)
+            }
+            guard now &- record.pointee.askedAt >= Self.keepAliveInterval else { continue }
+            record.pointee.askedAt = now
+            probe(id, which, output: &output, now: now)
         }
     }
 
