@@ -44,15 +44,32 @@ extension SystemTests {
             }
         }
 
-        @Test func mixedLoadIsVerified() async throws {
+        /// All six disks, four sessions at once, then two.
+        @Test(arguments: [
+            ("10.10.0.100", ["r1", "r2", "r3", "r5"]), ("10.10.0.100", ["r4", "r6"]),
+            ("[fd10::100]", ["r1", "r3", "r4", "r6"]),
+        ])
+        func mixedLoadIsVerified(address: String, resources: [String]) async throws {
             let lab = try Laboratory.here()
-            let device = try await lab.startBlockDevice("r2")
-            let fio = try lab.startFio(socket: device.socket, seconds: 5)
-            let result = try await lab.fioResult(fio, within: 40)
-            #expect(result.error == 0)
-            #expect(result.readKiB > 10_000 && result.writtenKiB > 10_000, "\(result)")
-            device.program.signal(SIGTERM)
-            _ = try await device.program.result(within: 10)
+            var loads: [(device: Program, fio: Program)] = []
+            for resource in resources {
+                let device = try await lab.startBlockDevice(resource, address: address)
+                let fio = try lab.startFio(socket: device.socket, seconds: 4)
+                loads.append((device.program, fio))
+            }
+            let isSpliced = try await eventually(within: 4) {
+                let sessions = try await lab.get([Laboratory.Session].self, "/sessions")
+                return sessions.count { $0.state == "spliced" } == resources.count
+            }
+            #expect(isSpliced)
+            for load in loads {
+                let result = try await lab.fioResult(load.fio, within: 40)
+                #expect(result.error == 0)
+                #expect(result.readKiB > 5_000 && result.writtenKiB > 5_000, "\(result)")
+                load.device.signal(SIGTERM)
+                _ = try await load.device.result(within: 10)
+                #expect(!load.device.output.contains("rror"), "\(load.device.output)")
+            }
         }
 
         /// A server that is killed takes down its own sessions only, and serves again when it is back.

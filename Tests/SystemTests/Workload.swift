@@ -30,10 +30,16 @@ extension Laboratory {
     }
 
     /// A disk as a local block device for fio.
-    func startBlockDevice(_ resource: String) async throws -> (program: Program, socket: String) {
+    func startBlockDevice(
+        _ resource: String, address: String = "10.10.0.100"
+    ) async throws -> (program: Program, socket: String) {
         let socket = "\(directory)/\(resource).nbd"
         let program = try start(
-            "client1", ["qemu-nbd", "-f", "raw", "-k", socket, "-e", "4", "-t", url(resource)])
+            "client1",
+            [
+                "qemu-nbd", "-f", "raw", "-k", socket, "-e", "4", "-t",
+                url(resource, address: address),
+            ])
         let isThere = await eventually(within: 10) {
             FileManager.default.fileExists(atPath: socket)
         }
