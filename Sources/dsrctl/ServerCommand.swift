@@ -17,12 +17,14 @@ struct ResourceList: ParsableCommand {
         daemon.show(try daemon.get([ResourceModel].self, "/resources")) { resources in
             var table = Table([
                 ("NAME", .left), ("PROTOCOL", .left), ("TARGET", .left), ("ASSIGNED", .left),
-                ("SERVERS", .left), ("SESSIONS", .right),
+                ("SERVERS", .left), ("SESSIONS", .right), ("FROM CLIENTS", .right),
+                ("FROM SERVERS", .right),
             ])
             for resource in resources {
                 table.add([
                     resource.name, resource.protocol, resource.target, resource.assigned,
                     Text.list(resource.servers), "\(resource.sessions)",
+                    "\(resource.clientBytes)", "\(resource.serverBytes)",
                 ])
             }
             return table.text

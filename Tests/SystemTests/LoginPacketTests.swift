@@ -46,6 +46,10 @@ extension SystemTests {
         /// During a transfer the control plane is out of the way: the packets go from port to port.
         @Test func aBulkTransferBypassesTheControlPlane() async throws {
             let lab = try Laboratory.here()
+            // Blocks that were never written are not transferred: the initiator asks for their state.
+            let file = try await lab.makeRandomFile("bulk.data")
+            try await lab.writeAndReadBack("r1", file: file)
+            let carried = try await resource(lab, "r1").serverBytes
             let device = try await lab.startBlockDevice("r1")
             let fio = try lab.startFio(
                 socket: device.socket, seconds: 6, pattern: "read", blockSize: "256k")
@@ -74,6 +78,25 @@ extension SystemTests {
             #expect(result.error == 0 && result.readKiB > 100_000, "\(result)")
             device.program.signal(SIGTERM)
             _ = try await device.program.result(within: 10)
+
+            // What a resource has carried stays counted when its sessions are over.
+            let isOver = try await eventually(within: 5) {
+                try await lab.sessions(of: "r1").isEmpty
+            }
+            #expect(isOver)
+            let octets = result.readKiB * 1_024
+            let counted = try await resource(lab, "r1").serverBytes - carried
+            #expect(counted > octets && counted < octets + octets / 5, "\(counted), \(octets)")
+        }
+
+        private struct Resource: Decodable {
+            var name: String
+            var serverBytes: Int
+        }
+
+        private func resource(_ lab: Laboratory, _ name: String) async throws -> Resource {
+            let all = try await lab.get([Resource].self, "/resources")
+            return try #require(all.first { $0.name == name })
         }
     }
 }

@@ -63,6 +63,12 @@ public struct ResourceModel: Codable, Hashable, Sendable {
     /// Every server that holds it, in order of preference.
     public var servers: [String] = []
     public var sessions = 0
+    /// Octets of its sessions, those that have ended included, by the end that sent them; packets of
+    /// those in the fast path alone.
+    public var clientBytes: UInt64 = 0
+    public var serverBytes: UInt64 = 0
+    public var clientPackets: UInt64 = 0
+    public var serverPackets: UInt64 = 0
     public init() {}
 }
 

@@ -24,7 +24,25 @@ extension Daemon {
             + [occupancy(status, sessions: sessions.summaries.count, macs: await macs().count)]
             + sessionMetrics(sessions.summaries, total, sessions.counters)
             + [spliceCounters(status?.splicer ?? SpliceCounters())]
-            + serverMetrics(sessions.health)
+            + serverMetrics(sessions.health) + resourceMetrics(await resourceTraffic().1)
+    }
+
+    private func resourceMetrics(_ traffic: [String: ResourceTraffic]) -> [MetricFamily] {
+        var bytes = MetricFamily(
+            name: "dsr_resource_bytes_total",
+            help: "Octets of a resource's or service's sessions, by the end that sent them.",
+            kind: .counter)
+        var packets = MetricFamily(
+            name: "dsr_resource_packets_total",
+            help: "Packets of a resource's or service's sessions in the fast path.", kind: .counter)
+        for (name, sum) in traffic.sorted(by: { $0.key < $1.key }) {
+            let label = MetricFamily.Label("resource", name)
+            bytes.add(sum.clientBytes, label, .init("from", "client"))
+            bytes.add(sum.serverBytes, label, .init("from", "server"))
+            packets.add(sum.clientPackets, label, .init("from", "client"))
+            packets.add(sum.serverPackets, label, .init("from", "server"))
+        }
+        return [bytes, packets]
     }
 
     private func gauge(_ name: String, _ help: String, _ value: UInt64) -> MetricFamily {

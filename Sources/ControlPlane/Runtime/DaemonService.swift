@@ -331,15 +331,9 @@ extension Daemon: ControlService {
 
     public func sessions() async -> [SessionModel] {
         let all = await summaries()
-        let ids = all.map(\.id)
         var result: [SessionModel] = []
         result.reserveCapacity(all.count)
-        // The dataplane is asked for a bounded number at a time: packets go on in between.
-        for start in stride(from: 0, to: all.count, by: Self.sessionsAtOnce) {
-            let part = start..<min(start + Self.sessionsAtOnce, all.count)
-            let snapshots = dataplane.call { $0.spliceSnapshots(ids[part]) } ?? [:]
-            result += all[part].map { model($0, snapshots[$0.id]) }
-        }
+        forEachSnapshot(of: all) { result.append(model($0, $1)) }
         return result
     }
 
@@ -395,7 +389,7 @@ extension Daemon: ControlService {
     }
 
     public func resources() async -> [ResourceModel] {
-        let sessions = await summaries()
+        let (sessions, traffic) = await resourceTraffic()
         return await onLoop { [self] in
             portal.resources.all.map { resource in
                 var model = ResourceModel()
@@ -405,8 +399,38 @@ extension Daemon: ControlService {
                 model.assigned = resource.assigned
                 model.servers = resource.servers
                 model.sessions = sessions.count { $0.resource == resource.name }
+                let sum = traffic[resource.name] ?? ResourceTraffic()
+                model.clientBytes = sum.clientBytes
+                model.serverBytes = sum.serverBytes
+                model.clientPackets = sum.clientPackets
+                model.serverPackets = sum.serverPackets
                 return model
             }
+        }
+    }
+
+    /// Sessions, and the traffic of these and all earlier ones by resource or service.
+    func resourceTraffic() async -> ([SessionSummary], [String: ResourceTraffic]) {
+        var (live, traffic) = await onLoop { [self] in
+            (engine.sessions.values.map(\.summary), engine.traffic.all())
+        }
+        live.sort { $0.id < $1.id }
+        forEachSnapshot(of: live) { summary, snapshot in
+            guard let name = summary.resource else { return }
+            traffic[name, default: ResourceTraffic()].add(summary, snapshot)
+        }
+        return (live, traffic)
+    }
+
+    /// The dataplane is asked for a bounded number at a time: packets go on in between.
+    private func forEachSnapshot(
+        of all: [SessionSummary], _ body: (SessionSummary, SpliceSnapshot?) -> Void
+    ) {
+        let ids = all.map(\.id)
+        for start in stride(from: 0, to: all.count, by: Self.sessionsAtOnce) {
+            let part = start..<min(start + Self.sessionsAtOnce, all.count)
+            let snapshots = dataplane.call { $0.spliceSnapshots(ids[part]) } ?? [:]
+            for summary in all[part] { body(summary, snapshots[summary.id]) }
         }
     }
 

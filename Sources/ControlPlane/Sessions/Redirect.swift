@@ -40,6 +40,8 @@ final class Redirect {
         /// Octets that went through the relay, by side where they came from.
         var relayedFromClient: UInt64 = 0
         var relayedFromServer: UInt64 = 0
+        /// What had passed in the fast path when the session left it last.
+        var inFastPath = ResourceTraffic()
 
         mutating func addFreeze(_ duration: UInt64) {
             lastFreeze = duration
@@ -561,6 +563,7 @@ final class Redirect {
         guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
             return
         }
+        statistics.inFastPath = ResourceTraffic(snapshot)
         guard snapshot.isQuiet, !snapshot.client.hasFIN, !snapshot.server.hasFIN,
             snapshot.closeReason == nil
         else {

@@ -58,6 +58,8 @@ final class SessionEngine {
     private var freeIDs = Deque()
     /// Statistics of sessions that have ended, summed.
     private(set) var ended = Redirect.Statistics()
+    /// Their traffic, by resource or service.
+    let traffic: EndedTraffic
     private var nextID: SpliceID = 0
     private var random = SystemRandomNumberGenerator()
     var counters = EngineCounters()
@@ -69,6 +71,7 @@ final class SessionEngine {
     ) {
         self.loop = loop
         self.dataplane = dataplane
+        traffic = EndedTraffic(dataplane: dataplane)
         self.environment = environment
         self.log = log
         scratch = .allocate(byteCount: 256 << 10, alignment: 64)
@@ -282,6 +285,9 @@ final class SessionEngine {
         ended.add(summary.statistics)
         onEvent(.closed(summary, reason: reason))
         log.debug("session \(id) ended: \(reason)")
+        if traffic.add(summary, lingers: lingers) {
+            loop.postLocal { [weak self] in self?.traffic.read() }
+        }
         guard lingers else { return giveBack(id) }
         loop.schedule(after: Self.lingerTime) { [weak self] in self?.giveBack(id) }
     }
