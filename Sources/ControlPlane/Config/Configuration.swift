@@ -18,7 +18,7 @@ public struct Configuration: Sendable {
     }
 
     public struct Health: Sendable {
-        public var intervalMilliseconds = 1_000
+        public var intervalMilliseconds = 5_000
         public var timeoutMilliseconds = 2_000
         public init() {}
     }

@@ -116,9 +116,11 @@ private struct ConfigurationBuilder {
         let health = reader.mapping(
             top["health"], "health", keys: ["interval_ms", "timeout_ms"])
         result.health.intervalMilliseconds = reader.integer(
-            health["interval_ms"], "health.interval_ms", in: 50...3_600_000, default: 1_000)
+            health["interval_ms"], "health.interval_ms", in: 50...3_600_000,
+            default: result.health.intervalMilliseconds)
         result.health.timeoutMilliseconds = reader.integer(
-            health["timeout_ms"], "health.timeout_ms", in: 10...600_000, default: 2_000)
+            health["timeout_ms"], "health.timeout_ms", in: 10...600_000,
+            default: result.health.timeoutMilliseconds)
         let control = reader.mapping(top["control"], "control", keys: ["socket"])
         result.socketPath = reader.string(
             control["socket"], "control.socket", default: result.socketPath)

@@ -3,8 +3,8 @@ import DataPlane
 import Logging
 import StorageProtocols
 
-/// Probes every server: at the start each of its resources, then one of them in turn at each interval. Learns
-/// what the server negotiates and whether it serves.
+/// Probes every server: at the start each of its resources, then one of them in turn at each interval, the
+/// servers one after the other and not all at once. Learns what the server negotiates and whether it serves.
 final class HealthMonitor {
     /// What is known of one server.
     struct State {
@@ -23,6 +23,8 @@ final class HealthMonitor {
     private let engine: SessionEngine
     private let portal: ISCSIPortal
     private var servers: [Server] = []
+    /// Server that is next.
+    private var turn = 0
     private var interval: UInt64 = 0
     private var timeout: UInt64 = 0
     private var timer: EventLoop.Timer?
@@ -74,7 +76,8 @@ final class HealthMonitor {
 
     private func scheduleRound() {
         timer?.cancel()
-        timer = engine.loop.schedule(after: interval) { [weak self] in self?.round() }
+        let pause = interval / UInt64(max(1, servers.count))
+        timer = engine.loop.schedule(after: pause) { [weak self] in self?.checkNext() }
     }
 
     private func resources(of server: Server) -> [Resource] {
@@ -91,17 +94,17 @@ final class HealthMonitor {
         }
     }
 
-    private func round() {
-        for server in servers {
-            guard var state = states[server.name], !state.isRunning else { continue }
-            let resources = resources(of: server)
-            guard !resources.isEmpty else { continue }
-            let resource = resources[state.next % resources.count]
-            state.next += 1
-            states[server.name] = state
-            probe(server, resource) { _ in }
-        }
-        scheduleRound()
+    private func checkNext() {
+        defer { scheduleRound() }
+        guard !servers.isEmpty else { return }
+        turn = (turn + 1) % servers.count
+        let server = servers[turn]
+        let resources = resources(of: server)
+        guard var state = states[server.name], !state.isRunning, !resources.isEmpty else { return }
+        let resource = resources[state.next % resources.count]
+        state.next += 1
+        states[server.name] = state
+        probe(server, resource) { _ in }
     }
 
     private func probe(
