@@ -134,28 +134,33 @@ struct SpliceFixture {
         _ sequence: Int = 0, acknowledges: Int = 0, flags: UInt8 = ScriptedTCPSegment.ack,
         window: UInt16 = 1_000, payload: [UInt8] = []
     ) -> ScriptedTCPSegment {
-        var segment = ScriptedTCPSegment(
-            flags: flags, sequence: options.clientNext &+ UInt32(truncatingIfNeeded: sequence),
-            acknowledgement: options.toClientNext &+ UInt32(truncatingIfNeeded: acknowledges),
-            window: window, payload: payload)
-        if options.usesTimestamps {
-            segment.timestamps = .init(
-                options.clientTimestamp &+ 10, options.toClientTimestamp)
-        }
-        return segment
+        segment(
+            options.clientNext &+ UInt32(truncatingIfNeeded: sequence),
+            options.toClientNext &+ UInt32(truncatingIfNeeded: acknowledges), flags, window,
+            payload,
+            timestamps: (options.clientTimestamp, options.toClientTimestamp))
     }
 
     func fromServer(
         _ sequence: Int = 0, acknowledges: Int = 0, flags: UInt8 = ScriptedTCPSegment.ack,
         window: UInt16 = 1_000, payload: [UInt8] = []
     ) -> ScriptedTCPSegment {
+        segment(
+            options.serverNext &+ UInt32(truncatingIfNeeded: sequence),
+            options.toServerNext &+ UInt32(truncatingIfNeeded: acknowledges), flags, window,
+            payload,
+            timestamps: (options.serverTimestamp, options.toServerTimestamp))
+    }
+
+    private func segment(
+        _ sequence: UInt32, _ acknowledgement: UInt32, _ flags: UInt8, _ window: UInt16,
+        _ payload: [UInt8], timestamps: (value: UInt32, echo: UInt32)
+    ) -> ScriptedTCPSegment {
         var segment = ScriptedTCPSegment(
-            flags: flags, sequence: options.serverNext &+ UInt32(truncatingIfNeeded: sequence),
-            acknowledgement: options.toServerNext &+ UInt32(truncatingIfNeeded: acknowledges),
-            window: window, payload: payload)
+            flags: flags, sequence: sequence, acknowledgement: acknowledgement, window: window,
+            payload: payload)
         if options.usesTimestamps {
-            segment.timestamps = .init(
-                options.serverTimestamp &+ 10, options.toServerTimestamp)
+            segment.timestamps = .init(timestamps.value &+ 10, timestamps.echo)
         }
         return segment
     }

@@ -5,7 +5,7 @@ import Testing
 @Suite struct TraceTests {
     private func trace(_ fixture: TestSwitch, _ bytes: [UInt8], port: PortNumber = 1) -> String {
         let now = fixture.now
-        return (fixture.worker.call { $0.trace(bytes, port: port, now: now) } ?? [])
+        return (fixture.worker.call { $0.dryRun(bytes, port: port, now: now).steps } ?? [])
             .joined(separator: "\n")
     }
 

@@ -29,7 +29,6 @@ final class HealthMonitor {
     private var timeout: UInt64 = 0
     private var timer: EventLoop.Timer?
     private(set) var states: [String: State] = [:]
-    private var waiting: [() -> Void] = []
     /// Results of the same kind in a row before a server changes its state.
     private let threshold = 2
 
@@ -53,14 +52,13 @@ final class HealthMonitor {
     /// Looks at everything again: servers, resources or credentials may be others now. Then calls `done`.
     func update(to configuration: Configuration, done: @escaping () -> Void) {
         take(configuration)
-        probe(servers, done: done)
-        scheduleRound()
+        start(ready: done)
     }
 
     /// Probes everything once, then calls `ready`, then goes on for ever.
     func start(ready: @escaping () -> Void) {
         probe(servers, done: ready)
-        scheduleRound()
+        scheduleNext()
     }
 
     private func probe(_ servers: [Server], done: @escaping () -> Void) {
@@ -74,7 +72,7 @@ final class HealthMonitor {
         if servers.isEmpty { done() }
     }
 
-    private func scheduleRound() {
+    private func scheduleNext() {
         timer?.cancel()
         let pause = interval / UInt64(max(1, servers.count))
         timer = engine.loop.schedule(after: pause) { [weak self] in self?.checkNext() }
@@ -95,7 +93,7 @@ final class HealthMonitor {
     }
 
     private func checkNext() {
-        defer { scheduleRound() }
+        defer { scheduleNext() }
         guard !servers.isEmpty else { return }
         turn = (turn + 1) % servers.count
         let server = servers[turn]

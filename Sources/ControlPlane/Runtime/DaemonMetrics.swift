@@ -8,7 +8,7 @@ extension Daemon {
         let sessions = await onLoop { [self] in
             (
                 summaries: engine.sessions.values.map(\.summary), ended: engine.ended,
-                counters: engine.counters, health: health.states
+                counters: engine.counters, health: health.states, traffic: engine.traffic.all()
             )
         }
         var total = sessions.ended
@@ -24,7 +24,9 @@ extension Daemon {
             + [occupancy(status, sessions: sessions.summaries.count, macs: await macs().count)]
             + sessionMetrics(sessions.summaries, total, sessions.counters)
             + [spliceCounters(status?.splicer ?? SpliceCounters())]
-            + serverMetrics(sessions.health) + resourceMetrics(await resourceTraffic().1)
+            + serverMetrics(sessions.health)
+            + resourceMetrics(
+                resourceTraffic(sessions.summaries, ended: sessions.traffic))
     }
 
     private func resourceMetrics(_ traffic: [String: ResourceTraffic]) -> [MetricFamily] {

@@ -58,6 +58,12 @@ extension Daemon: ControlService {
         await onLoop { [self] in engine.sessions.values.map(\.summary).sorted { $0.id < $1.id } }
     }
 
+    /// That of one session; nil when there is none.
+    private func summary(_ id: UInt64) async -> SessionSummary? {
+        guard let known = SpliceID(exactly: id) else { return nil }
+        return await onLoop { [self] in engine.sessions[known]?.summary }
+    }
+
     // MARK: Switch
 
     public func ports() async -> [PortModel] {
@@ -340,7 +346,7 @@ extension Daemon: ControlService {
     private static let sessionsAtOnce = 256
 
     public func session(_ id: UInt64) async throws(ControlError) -> SessionModel {
-        guard let summary = await summaries().first(where: { UInt64($0.id) == id }) else {
+        guard let summary = await summary(id) else {
             throw ControlError(.notFound, "there is no session \(id)")
         }
         return model(summary, dataplane.call { $0.spliceSnapshot(summary.id) } ?? nil)
@@ -375,7 +381,7 @@ extension Daemon: ControlService {
         // A change waits for a moment without data in flight: it may give up and try again.
         let wanted = verb == .splice ? "spliced" : "relaying"
         for _ in 0..<1_000 {
-            guard let summary = await summaries().first(where: { UInt64($0.id) == id }) else {
+            guard let summary = await summary(id) else {
                 throw ControlError(.notFound, "session \(id) has ended")
             }
             if summary.state == wanted {
@@ -389,37 +395,40 @@ extension Daemon: ControlService {
     }
 
     public func resources() async -> [ResourceModel] {
-        let (sessions, traffic) = await resourceTraffic()
-        return await onLoop { [self] in
-            portal.resources.all.map { resource in
-                var model = ResourceModel()
-                model.name = resource.name
-                model.protocol = resource.protocol.rawValue
-                model.target = resource.target
-                model.assigned = resource.assigned
-                model.servers = resource.servers
-                model.sessions = sessions.count { $0.resource == resource.name }
-                let sum = traffic[resource.name] ?? ResourceTraffic()
-                model.clientBytes = sum.clientBytes
-                model.serverBytes = sum.serverBytes
-                model.clientPackets = sum.clientPackets
-                model.serverPackets = sum.serverPackets
-                return model
-            }
+        let (all, sessions, ended) = await onLoop { [self] in
+            (
+                portal.resources.all, engine.sessions.values.map(\.summary),
+                engine.traffic.all()
+            )
+        }
+        let traffic = resourceTraffic(sessions, ended: ended)
+        return all.map { resource in
+            var model = ResourceModel()
+            model.name = resource.name
+            model.protocol = resource.protocol.rawValue
+            model.target = resource.target
+            model.assigned = resource.assigned
+            model.servers = resource.servers
+            model.sessions = sessions.count { $0.resource == resource.name }
+            let sum = traffic[resource.name] ?? ResourceTraffic()
+            model.clientBytes = sum.clientBytes
+            model.serverBytes = sum.serverBytes
+            model.clientPackets = sum.clientPackets
+            model.serverPackets = sum.serverPackets
+            return model
         }
     }
 
-    /// Sessions, and the traffic of these and all earlier ones by resource or service.
-    func resourceTraffic() async -> ([SessionSummary], [String: ResourceTraffic]) {
-        var (live, traffic) = await onLoop { [self] in
-            (engine.sessions.values.map(\.summary), engine.traffic.all())
-        }
-        live.sort { $0.id < $1.id }
+    /// Traffic of these sessions and of all that have ended, by resource or service.
+    func resourceTraffic(
+        _ live: [SessionSummary], ended: [String: ResourceTraffic]
+    ) -> [String: ResourceTraffic] {
+        var traffic = ended
         forEachSnapshot(of: live) { summary, snapshot in
             guard let name = summary.resource else { return }
             traffic[name, default: ResourceTraffic()].add(summary, snapshot)
         }
-        return (live, traffic)
+        return traffic
     }
 
     /// The dataplane is asked for a bounded number at a time: packets go on in between.

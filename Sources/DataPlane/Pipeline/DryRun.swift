@@ -63,11 +63,6 @@ extension Pipeline {
         return PacketTrace(steps: sink.lines, outputs: sink.outputs, drops: drops)
     }
 
-    /// The steps of `dryRun` alone.
-    public mutating func trace(_ bytes: [UInt8], port: PortNumber, now: UInt64) -> [String] {
-        dryRun(bytes, port: port, now: now).steps
-    }
-
     private func makeDryPorts(_ sink: TraceSink) -> PortSet {
         var result = PortSet(capacity: configuration.ports, macCapacity: 8, eventCapacity: 16)
         for number in output.numbers {

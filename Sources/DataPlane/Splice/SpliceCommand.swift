@@ -85,8 +85,6 @@ public struct SpliceSideSnapshot: Hashable, Sendable {
     public var heldPackets: UInt32 = 0
     public var packets: UInt64 = 0
     public var bytes: UInt64 = 0
-    /// ns of the last packet from the end; 0: none yet.
-    public var lastReceived: UInt64 = 0
     /// ns of the last data from the end; 0: none yet.
     public var lastData: UInt64 = 0
     public var remoteMAC = MACAddress.zero

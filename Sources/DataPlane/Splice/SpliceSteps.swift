@@ -410,7 +410,6 @@ extension Splicer {
         result.heldPackets = record.held.count &+ record.gap.count
         result.packets = record.packets
         result.bytes = record.bytes
-        result.lastReceived = record.lastReceived
         result.lastData = record.lastData
         result.remoteMAC = record.remoteMAC
         result.port = record.port
