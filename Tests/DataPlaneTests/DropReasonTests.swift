@@ -71,7 +71,8 @@ private final class CountingPort: Port {
         case .fragmentNoFirst, .fragmentTableFull, .fragmentQueueFull:
             return try fragments(reason)
         case .spliceUnknown: return try sent([PacketBuilder().frame()], rule: [.splice(3)])
-        case .spliceHoldFull, .spliceKernelPacket, .spliceClosed, .spliceNoRoute, .spliceSYN:
+        case .spliceHoldFull, .spliceKernelPacket, .spliceClosed, .spliceNoRoute, .spliceSYN,
+            .spliceServerLost:
             return try splice(reason)
         case .messageHoldFull, .messageMalformed: return try messages(reason)
         case .transmitRefused:
@@ -182,6 +183,10 @@ private final class CountingPort: Port {
             _ = try fixture.send(.client, fixture.fromClient(flags: ScriptedTCPSegment.syn))
             return fixture.network.status.drops
         case .spliceClosed: try fixture.apply(.close(SpliceFixture.id))
+        case .spliceServerLost:
+            try fixture.apply(.loseServer(SpliceFixture.id))
+            _ = try fixture.send(.server, fixture.fromServer())
+            return fixture.network.status.drops
         // Not a word of the server, and its address forgotten: nobody knows where it is.
         case .spliceNoRoute: try fixture.network.apply([.flushMACs(nil)])
         default:

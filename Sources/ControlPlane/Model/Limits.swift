@@ -33,6 +33,13 @@ public struct Limits: Hashable, Sendable {
     /// questions.
     public var keepAliveSeconds = 60
 
+    /// Octets of open requests kept for each session, so that another server can be given them; 0: none, and
+    /// the end of a server ends its sessions. A request that finds no room is not protected: should its
+    /// server fail, it is answered with BUSY. The session goes on, a metric counts it.
+    public var requestLogBytes = 33_554_432
+    /// The same over all sessions.
+    public var requestLogTotalBytes = 1_073_741_824
+
     public init() {}
 
     /// One limit as the configuration names it, with the values that it may have.
@@ -55,5 +62,9 @@ public struct Limits: Hashable, Sendable {
         Field(key: "drain_timeout_ms", range: 1...60_000, path: \.drainTimeoutMilliseconds),
         Field(key: "idle_timeout_s", range: 0...65_535, path: \.idleTimeoutSeconds),
         Field(key: "keepalive_s", range: 0...65_535, path: \.keepAliveSeconds),
+        Field(key: "request_log_bytes", range: 0...1_073_741_824, path: \.requestLogBytes),
+        Field(
+            key: "request_log_total_bytes", range: 0...1_099_511_627_776,
+            path: \.requestLogTotalBytes),
     ]
 }

@@ -75,6 +75,23 @@ package final class EventLog: Sendable {
             model.kind = isUp ? "server_up" : "server_down"
             model.server = name
             model.message = "server \(name) is \(isUp ? "up" : "down"): \(detail)"
+        case .serverLost(let session, let detail):
+            model.kind = "session_server_lost"
+            model.session = UInt64(session.id)
+            model.server = session.serverName
+            model.resource = session.resource
+            model.message =
+                "session \(session.id) lost server \(session.serverName ?? ""): \(detail)"
+        case .moved(let session, let from, let reason, let duration):
+            model.kind = "session_moved"
+            model.session = UInt64(session.id)
+            model.server = session.serverName
+            model.resource = session.resource
+            model.message =
+                "session \(session.id) went on from \(from) to \(session.serverName ?? "")"
+            model.details["from"] = from
+            model.details["reason"] = reason.isEmpty ? "left in order" : reason
+            model.details["duration_us"] = "\(duration / 1_000)"
         case .login(let session, let isAccepted, let detail):
             model.kind = isAccepted ? "login_accepted" : "login_refused"
             model.session = UInt64(session.id)

@@ -3,7 +3,8 @@ import StorageProtocols
 
 /// What all iSCSI sessions at the virtual addresses share: the tables, what was learned of servers, counters.
 final class ISCSIPortal {
-    private(set) var resources: ResourceTable
+    /// Changed by the resource management only.
+    var resources: ResourceTable
     private var credentials: CredentialTable
     private var users: [Credential]
     private var servers: [String: Server]
@@ -18,6 +19,12 @@ final class ISCSIPortal {
     private(set) var loginTimeout: UInt64
     /// ns from a session's first command to the end of the login at its server, as for a health check.
     private(set) var serverTimeout: UInt64
+    /// ns that a session waits for a server before it is given up.
+    private(set) var serverWait: UInt64 = 30_000_000_000
+    private(set) var requestDeadlineMinimum: UInt64 = 500_000_000
+    /// Octets of one session's request log; 0: none is kept.
+    private let logMaximum: Int
+    let logBudget: RequestLogBudget
     static let initiatorName = "iqn.2026-01.net.dsr:redirector"
 
     init(configuration: Configuration, engine: SessionEngine) {
@@ -33,6 +40,8 @@ final class ISCSIPortal {
         port = configuration.iscsi.port
         loginTimeout = UInt64(configuration.limits.loginTimeoutMilliseconds) * 1_000_000
         serverTimeout = UInt64(configuration.health.timeoutMilliseconds) * 1_000_000
+        logMaximum = configuration.limits.requestLogBytes
+        logBudget = RequestLogBudget(maximum: configuration.limits.requestLogTotalBytes)
         self.engine = engine
     }
 
@@ -158,6 +167,65 @@ final class ISCSIPortal {
             credential.map { ISCSICredential(user: $0.user, secret: $0.secret) },
             credential?.mutual.map { ISCSICredential(user: $0.user, secret: $0.secret) }
         )
+    }
+
+    // MARK: Servers that fail or change
+
+    /// What a session saw of its server.
+    enum Trouble {
+        case sessionLost(String)
+        case attachFailed(String)
+        case requestLate
+    }
+
+    /// Set by the resource management.
+    var onTrouble: (String, Trouble) -> Void = { _, _ in }
+    /// False: nothing is to be tried there now.
+    var isServing: (String) -> Bool = { _ in true }
+    /// A resource may go elsewhere by itself: a session waits for that.
+    var mayChange: (_ resource: String, _ server: String) -> Bool = { _, _ in false }
+    var onMoved: (ISCSISession, _ duration: UInt64, _ isOrderly: Bool) -> Void = { _, _, _ in }
+    private var members: [SpliceID: ISCSISession] = [:]
+
+    func trouble(_ server: String, _ trouble: Trouble) { onTrouble(server, trouble) }
+    func sessionMoved(_ session: ISCSISession, duration: UInt64, isOrderly: Bool) {
+        onMoved(session, duration, isOrderly)
+    }
+
+    func join(_ session: ISCSISession) { members[session.id] = session }
+    func leave(_ session: ISCSISession) { members[session.id] = nil }
+
+    /// Logged-in sessions of a resource.
+    func sessions(of resource: String) -> [ISCSISession] {
+        members.values.filter { $0.resource?.name == resource }.sorted { $0.id < $1.id }
+    }
+    func sessions(at server: String) -> [ISCSISession] {
+        members.values.filter { $0.serverName == server }.sorted { $0.id < $1.id }
+    }
+
+    func makeLog() -> SessionLog? {
+        guard logMaximum > 0 else { return nil }
+        return SessionLog(
+            format: .iscsi, rules: .iscsi, maximum: logMaximum, budget: logBudget)
+    }
+
+    /// What a server takes in one data segment (RFC 7143 section 13.12).
+    func maximumSegment(of server: String) -> Int {
+        Int(learnedParameters(of: server)?.maxReceiveDataSegmentLength ?? 8_192)
+    }
+
+    /// What the client was told that it may send in one.
+    func toldMaximumSegment(_ login: ISCSILoginResult?) -> UInt64 {
+        guard let login, let resource = login.targetName.flatMap({ resources.resource(target: $0) })
+        else { return 8_192 }
+        return parameters(of: resource)?.maxReceiveDataSegmentLength ?? 8_192
+    }
+
+    /// ns that a request may be open before somebody looks: as a retransmission time-out (RFC 6298
+    /// section 2), with room for what is rare, and never below the configured one.
+    func requestDeadline(latency: UInt64, deviation: UInt64) -> UInt64 {
+        let measured = 4 * (latency + 4 * deviation)
+        return min(max(measured, requestDeadlineMinimum), max(requestDeadlineMinimum, 30_000_000_000))
     }
 
     // MARK: Counting

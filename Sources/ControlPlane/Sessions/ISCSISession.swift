@@ -18,7 +18,7 @@ final class ISCSISession: Session {
     private var phase: Phase
     private var core: Redirect?
     private let leg: Leg
-    private let id: SpliceID
+    let id: SpliceID
     private let openedAt: UInt64
     // RFC 7143 section 13.12: nothing was declared yet, so no data segment is longer than 8192 octets.
     private var reader = ISCSIPDUReader(dataMaximum: 8_192)
@@ -26,8 +26,8 @@ final class ISCSISession: Session {
     private var login: ISCSILoginResult?
     private var target: ISCSITargetSession?
     private var relay: ISCSIRelay?
-    private var resource: Resource?
-    private var serverName: String?
+    private(set) var resource: Resource?
+    private(set) var serverName: String?
     private var closesWhenSent = false
     private var timer: EventLoop.Timer?
     var redirect: Redirect? { core }
@@ -134,6 +134,7 @@ final class ISCSISession: Session {
         target = ISCSITargetSession(
             result, discovery: portal.discovery(for: leg, user: result.user))
         phase = .fullFeature
+        portal.join(self)
         portal.loginAccepted()
         engine.onEvent(.login(summary, accepted: true, detail: result.initiatorName))
     }
@@ -161,48 +162,79 @@ final class ISCSISession: Session {
 
     // MARK: Server
 
-    /// The first command: connects to the server that has the resource now, and logs in there with the
-    /// stored credentials.
+    /// The first command: the server that has the resource now is logged in to with the stored credentials.
     private func needServer(_ pdu: ISCSIPDU) {
-        guard let login, let resource else { return close("no resource") }
-        let waiting = pdu.encoded() + reader.remaining
+        guard let login, resource != nil else { return close("no resource") }
+        pending = pdu.encoded() + reader.remaining
         reader.clear()
         flush()
         guard case .fullFeature = phase else { return }
-        let assigned = portal.resources.assignedServer(of: resource.name) ?? resource.assigned
-        serverName = assigned
-        guard let address = portal.address(of: assigned, like: leg.remote.address),
-            let local = engine.storageAddress(like: address.address)
-        else {
-            return refuse(waiting, "server \(assigned) has no address of the client's family")
-        }
         phase = .redirected
         let redirect = core ?? makeRedirect(login)
         core = redirect
-        guard let relay, let target else { return }
-        relay.prepare(
-            ISCSIInitiatorLogin(
-                portal.serverRequest(
-                    login, resource: resource, server: assigned,
-                    commandSequence: target.expectedCommand, expectedStatus: target.nextStatus),
-                random: portal.random))
-        pending = waiting
+        redirect.watch(.client)
+        waitingSince = engine.loop.now
+        attach()
+    }
+
+    /// Connects to the server that has the resource now: the first one, or one that takes another's place.
+    private func attach() {
+        guard let login, let resource, let relay, let target, let redirect = core,
+            case .redirected = phase, redirect.state == .clientOnly
+        else { return }
+        isWaiting = false
+        let assigned = portal.resources.assignedServer(of: resource.name) ?? resource.assigned
+        serverName = assigned
+        guard portal.isServing(assigned) else { return wait("server \(assigned) is down") }
+        guard let address = portal.address(of: assigned, like: leg.remote.address),
+            let local = engine.storageAddress(like: address.address)
+        else { return wait("server \(assigned) has no address of the client's family") }
+        if hasBegun {
+            let recovery = relay.prepareRecovery(maximumSegment: portal.maximumSegment(of: assigned))
+            relay.prepare(
+                ISCSIInitiatorLogin(
+                    portal.serverRequest(
+                        login, resource: resource, server: assigned,
+                        commandSequence: recovery.firstCommand, expectedStatus: 1),
+                    random: portal.random), recovery: recovery)
+        } else {
+            relay.prepare(
+                ISCSIInitiatorLogin(
+                    portal.serverRequest(
+                        login, resource: resource, server: assigned,
+                        commandSequence: target.expectedCommand,
+                        expectedStatus: target.nextStatus), random: portal.random))
+        }
         timer?.cancel()
         timer = engine.loop.schedule(after: portal.serverTimeout) { [weak self] in
             self?.serverFailed("no answer from \(assigned)")
         }
-        redirect.watch(.client)
         redirect.connect(to: address, from: local, serverMAC: .zero)
     }
 
-    /// Octets that wait for the connection.
+    /// Octets that wait for the first connection.
     private var pending: [UInt8] = []
+    /// A server was logged in to: what the client has is more than this process knows.
+    private var hasBegun = false
+    private var isWaiting = false
+    /// ns, since when there is no server; 0: there is one.
+    private var waitingSince: UInt64 = 0
+    private var lossReason = ""
+    /// Where the session was before, for the event that tells of its move.
+    private var formerServer: String?
 
     private func makeRedirect(_ login: ISCSILoginResult) -> Redirect {
+        let next = target?.expectedCommand ?? login.expectedCommand
         let relay = ISCSIRelay(
-            loginResult: login, discovery: portal.discovery(for: leg, user: login.user))
+            loginResult: login, discovery: portal.discovery(for: leg, user: login.user),
+            log: portal.makeLog(),
+            numbers: ISCSIClientPosition(
+                nextCommand: next, nextStatus: target?.nextStatus ?? login.nextStatus,
+                expectedCommand: next, maximumCommand: next &+ login.commandWindow &- 1),
+            clock: { [engine] in engine.loop.now })
         self.relay = relay
         let redirect = Redirect(id: id, engine: engine, client: leg, relay: relay)
+        redirect.requestDeadline = { [weak self] in self?.requestDeadline ?? 0 }
         relay.onLogin = { [weak self] in self?.serverLogin($0) }
         // Weak: the redirect holds this closure.
         redirect.onOutcome = { [weak self, weak redirect] outcome in
@@ -213,39 +245,142 @@ final class ISCSISession: Session {
                 pending = []
                 redirect.inject(waiting, from: .client)
             case .connectFailed(let reason): serverFailed("connect: \(reason)")
+            case .serverLost(let reason): serverLost(reason)
+            case .serverLeft: serverLeft()
+            case .requestLate: portal.trouble(serverName ?? "", .requestLate)
             case .ended(let reason): finished(reason)
             }
         }
         return redirect
     }
 
+    /// ns that a request may be open, from what requests take; asked for with every splice.
+    private var requestDeadline: UInt64 {
+        guard let statistics = relay?.log?.statistics else { return 0 }
+        return portal.requestDeadline(
+            latency: statistics.smoothedLatency, deviation: statistics.latencyDeviation)
+    }
+
     private func serverLogin(_ outcome: ISCSIRelay.LoginOutcome) {
         switch outcome {
         case .established(let result):
+            let told = portal.toldMaximumSegment(login)
+            if hasBegun, (result.targetMaxReceive ?? 8_192) < told {
+                return serverFailed("it takes shorter data segments than the client was told")
+            }
             timer?.cancel()
             guard let target else { return }
-            relay?.setStatus(clientNext: target.nextStatus, serverNext: result.nextStatus)
-            core?.setWantsSplice(portal.splicesAutomatically)
+            if hasBegun {
+                let now = engine.loop.now
+                let duration = now - min(now, waitingSince)
+                engine.onEvent(
+                    .moved(
+                        summary, from: formerServer ?? "", reason: lossReason, duration: duration))
+                portal.sessionMoved(self, duration: duration, isOrderly: lossReason.isEmpty)
+            } else {
+                relay?.setStatus(clientNext: target.nextStatus, serverNext: result.nextStatus)
+                core?.setWantsSplice(portal.splicesAutomatically)
+            }
+            hasBegun = true
+            waitingSince = 0
         case .failed(_, let reason): serverFailed("login: \(reason)")
         }
     }
 
-    /// The session stays, without a server; what waited is answered with an error.
-    private func serverFailed(_ reason: String) {
+    // MARK: Change of server
+
+    /// The client does not know of it and need not.
+    private func serverLost(_ reason: String) {
         timer?.cancel()
-        guard case .redirected = phase, relay?.isEstablished != true else { return }
+        formerServer = serverName
+        lossReason = reason
+        waitingSince = engine.loop.now
+        engine.log.notice("session \(id): server \(serverName ?? "") is lost: \(reason)")
+        engine.onEvent(.serverLost(summary, detail: reason))
+        portal.trouble(serverName ?? "", .sessionLost(reason))
+        attach()
+    }
+
+    private func serverLeft() {
+        formerServer = serverName
+        lossReason = ""
+        waitingSince = engine.loop.now
+        attach()
+    }
+
+    /// Moves to the server that has the resource now. `isOrderly`: the present one is alive and finishes what
+    /// is open first.
+    func move(isOrderly: Bool, reason: String) {
+        guard case .redirected = phase, let core else { return }
+        let assigned = resource.flatMap { portal.resources.assignedServer(of: $0.name) }
+        guard assigned != serverName || core.state == .clientOnly else { return }
+        guard hasBegun, core.state != .clientOnly else {
+            if core.state == .clientOnly { resume() } else { core.loseServer(reason) }
+            return
+        }
+        if isOrderly { core.leaveInOrder() } else { core.loseServer(reason) }
+    }
+
+    func stayAfterAll() { core?.stayAfterAll() }
+
+    /// The server is known to be gone: what is on its way to it is not waited for.
+    func loseServer(_ reason: String) {
+        guard case .redirected = phase else { return }
+        core?.loseServer(reason)
+    }
+
+    /// A server may be there again.
+    func resume() {
+        guard isWaiting else { return }
+        timer?.cancel()
+        attach()
+    }
+
+    /// Without a server that could be tried now.
+    private func wait(_ reason: String) {
+        isWaiting = true
+        let waited = engine.loop.now - min(engine.loop.now, waitingSince)
+        guard waited < portal.serverWait else { return giveUp(reason) }
+        timer?.cancel()
+        timer = engine.loop.schedule(after: 250_000_000) { [weak self] in self?.resume() }
+    }
+
+    /// A new session is told so and stays; one that lost its server cannot be told in part.
+    private func giveUp(_ reason: String) {
+        isWaiting = false
+        timer?.cancel()
+        if hasBegun {
+            core?.end("no server for \(resource?.name ?? ""): \(reason)", reset: true)
+            return
+        }
         let waiting = pending + (relay?.takeBacklog() ?? [])
         pending = []
+        core?.detachServer()
+        if core?.state == .clientOnly { engine.loop.unregister(leg.descriptor) }
+        refuse(waiting, reason)
+    }
+
+    /// The server did not take the session in; another one may, or the same a little later.
+    private func serverFailed(_ reason: String) {
+        timer?.cancel()
+        guard case .redirected = phase, relay?.isEstablished != true || hasBegun else { return }
+        let server = serverName ?? ""
+        engine.log.warning("session \(id): server \(server): \(reason)")
+        portal.serverLoginFailed()
         // Not from within the relay: it is in the middle of the server's octets.
         engine.loop.postLocal { [weak self] in
             guard let self, case .redirected = phase else { return }
-            core?.detachServer()
-            refuse(waiting, reason)
+            pending += relay?.takeBacklog() ?? []
+            core?.abandonServer()
+            portal.trouble(server, .attachFailed(reason))
+            if !hasBegun, !portal.mayChange(resource?.name ?? "", server) {
+                return giveUp(reason)
+            }
+            wait(reason)
         }
     }
 
     private func refuse(_ waiting: [UInt8], _ reason: String) {
-        portal.serverLoginFailed()
         engine.log.warning("session \(id): server \(serverName ?? ""): \(reason)")
         phase = .fullFeature
         reader.append(waiting)
@@ -265,6 +400,7 @@ final class ISCSISession: Session {
 
     private func finished(_ reason: String) {
         timer?.cancel()
+        portal.leave(self)
         phase = .closed
         engine.remove(id, reason: reason, lingers: core?.lingers ?? false)
     }
@@ -280,6 +416,7 @@ final class ISCSISession: Session {
         case .login, .fullFeature: break
         }
         timer?.cancel()
+        portal.leave(self)
         phase = .closed
         engine.loop.unregister(leg.descriptor)
         if reset { Socket.setReset(leg.descriptor) }

@@ -15,6 +15,8 @@ final class Redirect {
         case drainingToSplice
         case spliced
         case drainingToRelay
+        /// The server is lost; the client leg is on its way to a kernel socket.
+        case restoring
         case ended
     }
 
@@ -23,6 +25,11 @@ final class Redirect {
         case connected
         /// The server could not be reached; the client leg is as it was.
         case connectFailed(String)
+        /// The server leg broke off, or was left; the client leg is a kernel socket and waits.
+        case serverLost(String)
+        case serverLeft
+        /// A request of the spliced session is open for longer than it should.
+        case requestLate
         /// Both ends closed, or one broke off.
         case ended(String)
     }
@@ -86,7 +93,14 @@ final class Redirect {
     private var connectedAt: UInt64 = 0
     /// ns from the connection to the server to the first splice: what is over by then costs no splice.
     var settleTime: UInt64 = 0
+    /// ns that a request may be open in the spliced state; 0: no limit.
+    var requestDeadline: () -> UInt64 = { 0 }
     private var isClosedByPeer = false
+    /// The session is to be left by its server in good order: nothing new goes there.
+    private(set) var isLeaving = false
+    private var lossReason = ""
+    /// Another server takes over what a lost or left one had: its login is another matter than the first.
+    private var isReplacing = false
     private var timer: EventLoop.Timer?
 
     init(id: SpliceID, engine: SessionEngine, client: Leg, relay: any StreamRelay) {
@@ -182,6 +196,194 @@ final class Redirect {
         state = .clientOnly
     }
 
+    /// Gives a server leg up that did not come to be; the client's socket stays watched.
+    func abandonServer() {
+        guard state == .connecting || state == .relaying else { return }
+        leaveServer()
+    }
+
+    // MARK: A lost server
+
+    /// Gives the server up at once: it is dead, or leads to nowhere.
+    func loseServer(_ reason: String) {
+        switch state {
+        case .connecting: onOutcome(.connectFailed(reason))
+        case .relaying, .drainingToSplice:
+            guard relay.survivesServer else {
+                return relay.wantsClientInput
+                    ? end(reason, reset: true) : onOutcome(.connectFailed(reason))
+            }
+            lostWhileRelaying(reason)
+        case .spliced, .drainingToRelay:
+            guard relay.survivesServer else { return end(reason, reset: true) }
+            do { try engine.apply([.splice(.loseServer(id))]) } catch {
+                // It lost its server by itself in the meantime, or its client.
+                return engine.log.debug("session \(id): \(error)")
+            }
+            beginRestore(reason)
+        case .clientOnly, .restoring, .ended: break
+        }
+    }
+
+    func serverLostInDataplane(_ loss: SpliceServerLoss) {
+        guard state == .spliced || state == .drainingToRelay else { return }
+        let reason =
+            switch loss {
+            case .reset: "reset by the server"
+            case .closed: "closed by the server"
+            case .vanished: "the server does not answer"
+            }
+        beginRestore(reason)
+    }
+
+    private func lostWhileRelaying(_ reason: String) {
+        if state == .drainingToSplice { _ = try? engine.apply([.splice(.abortToSlow(id))]) }
+        timer?.cancel()
+        timer = nil
+        leaveServer()
+        onOutcome(.serverLost(reason))
+    }
+
+    /// Both legs are kernel sockets: the server's goes, what it had to do stays with the relay.
+    private func leaveServer() {
+        relay.detach()
+        if let server { Socket.setReset(server.descriptor) }
+        dropServer()
+        output.toServer = OutboundBuffer()
+        isEOF = [false, false]
+        isShut = [false, false]
+        isLeaving = false
+        isReplacing = true
+        state = .clientOnly
+    }
+
+    private func beginRestore(_ reason: String) {
+        lossReason = reason
+        state = .restoring
+        drainStarted = engine.loop.now
+        nextProbe = drainStarted + 3_000_000
+        continueRestore()
+    }
+
+    /// ns that the client may take to say how far it got. Where it has less than was sent to it the rest is
+    /// made again.
+    private static let restoreMaximum: UInt64 = 12_000_000
+
+    private func continueRestore() {
+        guard state == .restoring else { return }
+        do {
+            guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
+                return
+            }
+            if snapshot.closeReason != nil {
+                return end("reset by the client", reset: true)
+            }
+            let now = engine.loop.now
+            if snapshot.client.acknowledged == snapshot.client.sentEnd
+                || now - drainStarted > Self.restoreMaximum
+            {
+                return try restoreClient(snapshot)
+            }
+            if now > nextProbe {
+                nextProbe = now + 3_000_000
+                try engine.apply([.splice(.probe(id))])
+            }
+        } catch {
+            return end("the client leg cannot be restored: \(error)", reset: true)
+        }
+        schedule(after: 500_000) { [weak self] in self?.continueRestore() }
+    }
+
+    private func restoreClient(_ snapshot: SpliceSnapshot) throws {
+        // What was passed on without a gap is in the log: it need not be sent again by the client.
+        let position = position(
+            of: .client, snapshot, receiveNext: snapshot.client.followed)
+        statistics.inFastPath = ResourceTraffic(snapshot)
+        client.descriptor = try restore(.client, snapshot.client, position)
+        client.base = position.receiveNext
+        try engine.apply([.splice(.restoreClient(id, client: position))])
+        relay.detachSpliced(
+            position: snapshot.client.acknowledged - snapshot.serverDelta,
+            clientRemaining: snapshot.client.nextHeader - snapshot.client.followed)
+        if let server {
+            engine.ports.release(
+                address: server.local.address, port: server.local.port, now: engine.loop.now,
+                quarantine: Self.portRest)
+        }
+        server = nil
+        isEOF = [false, false]
+        isShut = [false, false]
+        isLeaving = false
+        needsRelay = false
+        isReplacing = true
+        statistics.unsplices += 1
+        timer?.cancel()
+        timer = nil
+        state = .clientOnly
+        watch(.client)
+        onOutcome(.serverLost(lossReason))
+    }
+
+    // MARK: A server that is left
+
+    /// Lets what is open end, holds what is new, then leaves the server: `onOutcome` tells.
+    func leaveInOrder() {
+        guard !isLeaving else { return }
+        isLeaving = true
+        switch state {
+        case .relaying: holdRelay()
+        case .drainingToSplice: giveUpSplice(retryAfter: nil)
+        case .spliced: beginUnsplice()
+        case .drainingToRelay, .clientOnly, .connecting, .restoring, .ended: break
+        }
+    }
+
+    /// The session stays where it is.
+    func stayAfterAll() {
+        guard isLeaving else { return }
+        isLeaving = false
+        if let relay = relay as? ISCSIRelay, relay.isHolding {
+            do { try relay.release(output: &output) } catch {
+                return end(error.message, reset: true)
+            }
+        }
+        if state == .relaying { pump() }
+    }
+
+    private func holdRelay() {
+        guard let relay = relay as? ISCSIRelay, !relay.isHolding, relay.isEstablished else { return }
+        relay.onQuiet = { [weak self] in
+            // Not from within the relay: it is in the middle of the server's octets.
+            self?.engine.loop.postLocal { self?.leaveQuietServer() }
+        }
+        relay.hold()
+    }
+
+    private func leaveQuietServer() {
+        guard isLeaving, state == .relaying, (relay as? ISCSIRelay)?.isHolding == true else {
+            return
+        }
+        timer?.cancel()
+        timer = nil
+        leaveServer()
+        onOutcome(.serverLeft)
+    }
+
+    /// Octets for the client go out also while there is no server.
+    private func flushToClient() {
+        do {
+            try output.toClient.drain { bytes throws(SystemCallError) in
+                try Socket.send(client.descriptor, bytes)
+            }
+            let info = try TCPInfo(descriptor: client.descriptor)
+            guard info.isEstablished || info.isHalfClosed else {
+                return end("closed by the client", reset: true)
+            }
+        } catch {
+            end("\(error)", reset: true)
+        }
+    }
+
     /// Forgets the server leg: its port is quarantined.
     private func dropServer() {
         guard let server else { return }
@@ -208,6 +410,7 @@ final class Redirect {
         case .connecting: if side == .server { connectProgress() }
         case .relaying: pump()
         case .drainingToSplice: continueSplice()
+        case .clientOnly: if side == .client, isReplacing { flushToClient() }
         default: break
         }
     }
@@ -239,13 +442,23 @@ final class Redirect {
             if rounds == 64 { engine.loop.postLocal { [weak self] in self?.pump() } }
         } catch let error as RelayError {
             return end(error.message, reset: true)
+        } catch let failure as LegFailure where failure.side == .server {
+            if !relay.wantsClientInput { return onOutcome(.connectFailed("\(failure.error)")) }
+            if relay.survivesServer, !isEOF[0] { return lostWhileRelaying("\(failure.error)") }
+            return end("\(failure.error)", reset: true)
         } catch {
-            // Nothing goes to the client yet: only the server's socket can have failed.
-            if !relay.wantsClientInput { return onOutcome(.connectFailed("\(error)")) }
             return end("\(error)", reset: true)
         }
+        if isLeaving, state == .relaying { holdRelay() }
         if isShut[0], isShut[1] { return end("closed by both ends", reset: false) }
-        if state == .relaying, wantsSplice, timer == nil { scheduleFirstSplice() }
+        if state == .relaying, wantsSplice, !isLeaving, timer == nil { scheduleFirstSplice() }
+    }
+
+    /// A socket operation that failed, and whose.
+    private struct LegFailure: Error, CustomStringConvertible {
+        var side: SpliceSide
+        var error: SystemCallError
+        var description: String { "\(error)" }
     }
 
     /// Reads once from `side` and writes once to the other; true when anything moved.
@@ -256,7 +469,13 @@ final class Redirect {
         if isWanted, !isEOF[side.index],
             output[side.other].count < engine.relayBufferMaximum
         {
-            switch try Socket.receive(from.descriptor, into: engine.scratch) {
+            let input: Socket.Received
+            do throws(SystemCallError) {
+                input = try Socket.receive(from.descriptor, into: engine.scratch)
+            } catch {
+                throw LegFailure(side: side, error: error)
+            }
+            switch input {
             case .bytes(let count):
                 if side == .client {
                     statistics.relayedFromClient += UInt64(count)
@@ -271,6 +490,9 @@ final class Redirect {
                 // The end of a server that did not let us in is not the end of the client's session.
                 onOutcome(.connectFailed("closed by the server"))
                 return false
+            case .end where side == .server && relay.survivesServer && !isEOF[0]:
+                lostWhileRelaying("closed by the server")
+                return false
             case .end:
                 isEOF[side.index] = true
                 isMoving = true
@@ -279,8 +501,12 @@ final class Redirect {
         }
         let before = output[side.other].count
         if before > 0 {
-            try output[side.other].drain { bytes throws(SystemCallError) in
-                try Socket.send(to.descriptor, bytes)
+            do throws(SystemCallError) {
+                try output[side.other].drain { bytes throws(SystemCallError) in
+                    try Socket.send(to.descriptor, bytes)
+                }
+            } catch {
+                throw LegFailure(side: side.other, error: error)
             }
             if output[side.other].count < before { isMoving = true }
         }
@@ -325,7 +551,7 @@ final class Redirect {
 
     private func beginSplice() {
         // Not before the relay is through with the server: until then it may still be given up.
-        guard state == .relaying, wantsSplice, server != nil, !isEOF[0], !isEOF[1],
+        guard state == .relaying, wantsSplice, !isLeaving, server != nil, !isEOF[0], !isEOF[1],
             relay.wantsClientInput
         else { return }
         do {
@@ -454,9 +680,14 @@ final class Redirect {
             giveUpSplice(retryAfter: engine.drainBackoff())
             return true
         }
+        // The log is the dataplane's from here on.
+        relay.spliced(at: positions[1].receiveNext)
         try engine.apply([
             .splice(
-                .install(id, client: positions[0], server: positions[1], messages: relay.messages))
+                .install(
+                    id, client: positions[0], server: positions[1], messages: relay.messages,
+                    log: relay.log)),
+            .splice(.setRequestDeadline(id, requestDeadline())),
         ])
         for leg in [client, server] {
             engine.loop.unregister(leg.descriptor)
@@ -471,7 +702,7 @@ final class Redirect {
         statistics.longestDrain = max(statistics.longestDrain, started - drainStarted)
         state = .spliced
         engine.changed(self)
-        if !wantsSplice { beginUnsplice() }
+        if !wantsSplice || isLeaving { beginUnsplice() }
         return true
     }
 
@@ -525,6 +756,8 @@ final class Redirect {
             guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
                 return
             }
+            // The event with its reason is on its way.
+            if snapshot.state == .serverLost { return }
             if snapshot.closeReason != nil || snapshot.client.hasFIN || snapshot.server.hasFIN {
                 try engine.apply([.splice(.abortToSpliced(id))])
                 state = .spliced
@@ -537,7 +770,7 @@ final class Redirect {
                 try engine.apply([.splice(.abortToSpliced(id))])
                 state = .spliced
                 return schedule(after: engine.drainBackoff()) { [weak self] in
-                    guard let self, !wantsSplice || needsRelay else { return }
+                    guard let self, !wantsSplice || needsRelay || isLeaving else { return }
                     beginUnsplice()
                 }
             }
@@ -563,14 +796,13 @@ final class Redirect {
         guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
             return
         }
-        statistics.inFastPath = ResourceTraffic(snapshot)
         guard snapshot.isQuiet, !snapshot.client.hasFIN, !snapshot.server.hasFIN,
             snapshot.closeReason == nil
         else {
             try engine.apply([.splice(.abortToSpliced(id))])
             state = .spliced
             return schedule(after: engine.drainBackoff()) { [weak self] in
-                guard let self, !wantsSplice || needsRelay else { return }
+                guard let self, !wantsSplice || needsRelay || isLeaving else { return }
                 beginUnsplice()
             }
         }
@@ -595,14 +827,16 @@ final class Redirect {
             try engine.apply([.splice(.abortToSpliced(id))])
             state = .spliced
             return schedule(after: 1_000_000_000) { [weak self] in
-                guard let self, !wantsSplice || needsRelay else { return }
+                guard let self, !wantsSplice || needsRelay || isLeaving else { return }
                 beginUnsplice()
             }
         }
         try engine.apply([
             .splice(.finishToSlow(id, client: positions[0], server: positions[1]))
         ])
+        statistics.inFastPath = ResourceTraffic(snapshot)
         relay.resume(
+            position: positions[1].receiveNext,
             clientHeaderDistance: snapshot.client.headerDistance,
             serverHeaderDistance: snapshot.server.headerDistance)
         isEOF = [false, false]
@@ -621,12 +855,14 @@ final class Redirect {
     }
 
     /// Where a kernel socket for the side must start.
-    private func position(of side: SpliceSide, _ snapshot: SpliceSnapshot) -> SocketPositions {
+    private func position(
+        of side: SpliceSide, _ snapshot: SpliceSnapshot, receiveNext: SequenceNumber? = nil
+    ) -> SocketPositions {
         let own = snapshot[side]
         let other = snapshot[side.other]
         let delta = side == .client ? snapshot.clientDelta : snapshot.serverDelta
         // What we have told this end is acknowledged: the other end's newest, translated.
-        let receiveNext = other.acknowledged - delta
+        let receiveNext = receiveNext ?? other.acknowledged - delta
         let room = Int32(bitPattern: own.sentEdge - receiveNext)
         let receiveWindow = room < 0 ? 0 : UInt32(room)
         let sendWindow = UInt32(own.window) << UInt32(own.remoteScale)
@@ -663,6 +899,7 @@ final class Redirect {
         switch state {
         case .drainingToSplice: continueSplice()
         case .drainingToRelay: continueUnsplice()
+        case .restoring: continueRestore()
         default: break
         }
     }
@@ -670,7 +907,7 @@ final class Redirect {
     func closedInDataplane(_ reason: SpliceCloseReason) {
         wasReset = reason == .resetByClient || reason == .resetByServer
         isClosedByPeer = true
-        guard state == .spliced || state == .drainingToRelay else { return }
+        guard state == .spliced || state == .drainingToRelay || state == .restoring else { return }
         let text =
             switch reason {
             case .finished: "closed by both ends"
@@ -688,7 +925,7 @@ final class Redirect {
     /// Ends both legs. `reset`: with RST, so that nobody takes it for a proper end of the stream.
     func end(_ reason: String, reset: Bool) {
         guard state != .ended else { return }
-        let wasSpliced = state == .spliced || state == .drainingToRelay
+        let wasSpliced = state == .spliced || state == .drainingToRelay || state == .restoring
         // Only this may have left the record in another state than `slow`.
         let isInMotion = state == .drainingToSplice
         state = .ended

@@ -137,6 +137,10 @@ final class SessionEngine {
             case .spliceClosed(let id, let reason):
                 sessions[id]?.redirect?.closedInDataplane(reason)
             case .spliceMessageHeld(let id, _): sessions[id]?.redirect?.messageHeld()
+            case .spliceServerLost(let id, let loss):
+                sessions[id]?.redirect?.serverLostInDataplane(loss)
+            case .spliceRequestLate(let id):
+                if let redirect = sessions[id]?.redirect { redirect.onOutcome(.requestLate) }
             case .portChanged(let port, let isUp):
                 log.notice("port \(port) is \(isUp ? "up" : "down")")
                 onEvent(.port(port, isUp: isUp))
@@ -357,6 +361,11 @@ enum SessionEvent {
     case ruleExpired(id: UInt32, cookie: UInt64, isHard: Bool)
     case server(String, isUp: Bool, detail: String)
     case login(SessionSummary, accepted: Bool, detail: String)
+    /// A session's server is gone; the session waits for another.
+    case serverLost(SessionSummary, detail: String)
+    /// A session went on with another server (or with the same, anew). `reason`: empty when the server was
+    /// left in good order. ns without one.
+    case moved(SessionSummary, from: String, reason: String, duration: UInt64)
 }
 
 /// A client's session, of whatever protocol.

@@ -87,8 +87,26 @@ protocol StreamRelay: AnyObject {
     /// How the dataplane follows messages while spliced; distances count from the current positions.
     var messages: SpliceMessages? { get }
 
-    /// The legs are kernel sockets again: distances to the next message header from their positions.
-    func resume(clientHeaderDistance: UInt32, serverHeaderDistance: UInt32)
+    /// What is open; goes to the dataplane with a splice.
+    var log: SessionLog? { get }
+
+    /// True when the session can go on with another server.
+    var survivesServer: Bool { get }
+
+    /// The session is spliced; the stream to the client is at this position, in the server's space.
+    func spliced(at serverPosition: SequenceNumber)
+
+    /// The legs are kernel sockets again: where the stream to the client is, in the server's space, and
+    /// distances to the next message header from the legs' positions.
+    func resume(
+        position: SequenceNumber, clientHeaderDistance: UInt32, serverHeaderDistance: UInt32)
+
+    /// The server leg is gone while the legs were kernel sockets.
+    func detach()
+
+    /// The server leg is gone and the client's is a kernel socket again: up to where the client has its
+    /// stream, and octets of its present message that are still to come.
+    func detachSpliced(position: SequenceNumber, clientRemaining: UInt32)
 }
 
 /// A relay that passes every octet: plain TCP.
@@ -97,7 +115,14 @@ final class TransparentRelay: StreamRelay {
     var wantsClientInput: Bool { true }
     var messages: SpliceMessages? { nil }
     func begin(output: inout RelayOutput) {}
-    func resume(clientHeaderDistance: UInt32, serverHeaderDistance: UInt32) {}
+    var log: SessionLog? { nil }
+    var survivesServer: Bool { false }
+    func spliced(at serverPosition: SequenceNumber) {}
+    func resume(
+        position: SequenceNumber, clientHeaderDistance: UInt32, serverHeaderDistance: UInt32
+    ) {}
+    func detach() {}
+    func detachSpliced(position: SequenceNumber, clientRemaining: UInt32) {}
     func receive(
         _ bytes: UnsafeRawBufferPointer, from side: SpliceSide, output: inout RelayOutput
     ) throws(RelayError) {

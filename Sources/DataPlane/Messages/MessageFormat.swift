@@ -82,3 +82,43 @@ public struct MessageEdit: Hashable, Sendable {
         self.kinds = kinds
     }
 }
+
+/// Messages of one kind that are held by an octet of their header (iSCSI: SCSI commands by operation code).
+public struct MessageHoldRule: Hashable, Sendable {
+    public let kind: UInt8
+    /// One octet.
+    public let field: MessageFormat.Field
+    /// Bit v & 63 of word v >> 6: value v is held.
+    private var first: UInt64 = 0
+    private var second: UInt64 = 0
+    private var third: UInt64 = 0
+    private var fourth: UInt64 = 0
+
+    public init(kind: UInt8, field: MessageFormat.Field, values: [UInt8]) {
+        self.kind = kind
+        self.field = field
+        for value in values {
+            let bit = UInt64(1) << UInt64(value & 63)
+            switch value >> 6 {
+            case 0: first |= bit
+            case 1: second |= bit
+            case 2: third |= bit
+            default: fourth |= bit
+            }
+        }
+    }
+
+    @inline(__always)
+    func holds(_ header: UnsafeMutableRawPointer, kind present: UInt64) -> Bool {
+        guard present == UInt64(kind) else { return false }
+        let value = MessageTracker.load(header, field) & 0xff
+        let word =
+            switch value >> 6 {
+            case 0: first
+            case 1: second
+            case 2: third
+            default: fourth
+            }
+        return word >> (value & 63) & 1 != 0
+    }
+}

@@ -32,6 +32,11 @@ package struct MessageTracker: ~Copyable {
     package static let editMaximum = 4
     package static let termMaximum = 4
     package static let headerMaximum = 64
+    /// Octets of a message that is gathered whole, header included.
+    package static let wholeMaximum = 4_096
+
+    /// What a tracker does with a request log.
+    package enum Role { case client, server }
 
     /// A header that was passed and may still be retransmitted.
     private struct Passed {
@@ -50,8 +55,16 @@ package struct MessageTracker: ~Copyable {
     private let payloadExtra: UInt32
     private let maximumLength: UInt32
     private let holdKinds: UInt64
+    private let holdRule: MessageHoldRule?
     private let accumulator: UnsafeMutableRawPointer
     private var accumulated = 0
+    /// Octets to gather before the message at `nextHeader` can go: its header, or all of it.
+    private var unit: Int
+    /// Requests and replies are kept there; the log is owned by whoever made the tracker.
+    private let log: UnsafeMutablePointer<RequestLog>?
+    private let role: Role
+    /// With a log of requests: where the next octet for it is in the stream. It takes each once, in order.
+    package private(set) var followed: SequenceNumber
     private let passed: UnsafeMutablePointer<Passed>
     private let passedMask: Int
     private var passedHead = 0
@@ -63,11 +76,19 @@ package struct MessageTracker: ~Copyable {
     package private(set) var isKindHeld = false
     package private(set) var messages: UInt64 = 0
 
+    /// `followed`: position of the stream; before `nextHeader` when a message is on its way.
     package init(
         _ format: MessageFormat, edits wanted: [MessageEdit], holdKinds: UInt64,
-        nextHeader: SequenceNumber, ringCapacity: Int = 4_096
+        holdRule: MessageHoldRule? = nil, nextHeader: SequenceNumber,
+        followed: SequenceNumber? = nil, log: UnsafeMutablePointer<RequestLog>? = nil,
+        role: Role = .client, ringCapacity: Int = 4_096
     ) {
         headerLength = Int(format.headerLength)
+        unit = headerLength
+        self.holdRule = holdRule
+        self.followed = followed ?? nextHeader
+        self.log = log
+        self.role = role
         terms = .allocate(capacity: format.lengthTerms.count)
         _ = terms.initialize(from: format.lengthTerms)
         edits = .allocate(capacity: wanted.count)
@@ -77,7 +98,9 @@ package struct MessageTracker: ~Copyable {
         payloadExtra = UInt32(format.payloadExtra)
         maximumLength = format.maximumLength
         self.holdKinds = holdKinds
-        accumulator = .allocate(byteCount: Self.headerMaximum, alignment: 8)
+        accumulator = .allocate(
+            byteCount: log != nil && role == .server ? Self.wholeMaximum : Self.headerMaximum,
+            alignment: 8)
         var size = 16
         while size < ringCapacity { size *= 2 }
         passed = .allocate(capacity: size)
@@ -104,16 +127,8 @@ package struct MessageTracker: ~Copyable {
             && messages.serverEdits.count <= editMaximum && fits(format.kind)
             && format.lengthTerms.allSatisfy { fits($0.field) && $0.alignment > 0 }
             && (messages.clientEdits + messages.serverEdits).allSatisfy { fits($0.field) }
-    }
-
-    package static func make(
-        _ format: MessageFormat, edits: [MessageEdit], holdKinds: UInt64,
-        nextHeader: SequenceNumber
-    ) -> UnsafeMutablePointer<MessageTracker>? {
-        let tracker = UnsafeMutablePointer<MessageTracker>.allocate(capacity: 1)
-        tracker.initialize(
-            to: MessageTracker(format, edits: edits, holdKinds: holdKinds, nextHeader: nextHeader))
-        return tracker
+            && (messages.clientHoldRule.map { fits($0.field) && $0.field.width == 1 } ?? true)
+            && (messages.requests?.fits(format) ?? true)
     }
 
     // MARK: One payload
@@ -121,10 +136,15 @@ package struct MessageTracker: ~Copyable {
     /// Looks at a payload that starts at `sequence` and edits it in place.
     package mutating func inspect(
         payload: UnsafeMutableRawPointer, length: Int, sequence: SequenceNumber,
-        delta: inout PayloadDelta
+        delta: inout PayloadDelta, now: UInt64 = 0
     ) -> Verdict {
         reapply(payload, length, sequence, &delta)
         let end = sequence + UInt32(truncatingIfNeeded: length)
+        if let log, role == .client {
+            // The log wants the stream in order: a packet behind any gap waits.
+            if sequence.isAfter(expected) { return .hold }
+            followData(log, payload, sequence, end: end)
+        }
         guard end.isAfter(nextHeader) else { return .forward }
         let needed = nextHeader + UInt32(truncatingIfNeeded: accumulated)
         if sequence.isAfter(needed) { return .hold }
@@ -134,8 +154,11 @@ package struct MessageTracker: ~Copyable {
             guard collect(payload, length, sequence) else {
                 return .forwardPrefix(max(0, ahead))
             }
-            switch pass(payload, length, sequence, &delta) {
-            case .passed: continue
+            switch pass(payload, length, sequence, &delta, now: now) {
+            case .passed:
+                if let log, role == .client { followData(log, payload, sequence, end: end) }
+                continue
+            case .unfinished: continue
             case .held: return ahead > 0 ? .forwardPrefix(ahead) : .hold
             case .full: return .forwardPrefix(max(0, ahead))
             case .malformed: return .malformed
@@ -144,44 +167,91 @@ package struct MessageTracker: ~Copyable {
         return .forward
     }
 
+    /// Where the stream goes on for the log: inside a message, or in a header that is gathered.
+    private var expected: SequenceNumber {
+        followed == nextHeader
+            ? nextHeader + UInt32(truncatingIfNeeded: accumulated) : followed
+    }
+
+    /// Gives the log the octets of the present message that it has not seen.
+    private mutating func followData(
+        _ log: UnsafeMutablePointer<RequestLog>, _ payload: UnsafeMutableRawPointer,
+        _ sequence: SequenceNumber, end: SequenceNumber
+    ) {
+        guard followed.isBefore(nextHeader), end.isAfter(followed) else { return }
+        let stop = end.isAfter(nextHeader) ? nextHeader : end
+        log.pointee.data(payload + Int(followed - sequence), Int(stop - followed))
+        followed = stop
+    }
+
     /// Gathers octets of the header at `nextHeader`; true when it is complete.
     private mutating func collect(
         _ payload: UnsafeMutableRawPointer, _ length: Int, _ sequence: SequenceNumber
     ) -> Bool {
-        guard accumulated < headerLength else { return true }
+        guard accumulated < unit else { return true }
         let needed = nextHeader + UInt32(truncatingIfNeeded: accumulated)
         let offset = Int(Int32(bitPattern: needed - sequence))
         guard offset >= 0, offset < length else { return false }
-        let count = min(headerLength - accumulated, length - offset)
+        let count = min(unit - accumulated, length - offset)
         (accumulator + accumulated).copyMemory(from: payload + offset, byteCount: count)
         accumulated += count
-        return accumulated == headerLength
+        return accumulated == unit
     }
 
-    private enum Passing { case passed, held, full, malformed }
+    private enum Passing { case passed, unfinished, held, full, malformed }
 
     /// The header in the accumulator is complete: on to the next one.
     private mutating func pass(
         _ payload: UnsafeMutableRawPointer, _ length: Int, _ sequence: SequenceNumber,
-        _ delta: inout PayloadDelta
+        _ delta: inout PayloadDelta, now: UInt64
     ) -> Passing {
         let kindValue = Self.load(accumulator, kind)
-        if kindValue < 64, holdKinds >> kindValue & 1 != 0 {
+        if kindValue < 64, holdKinds >> kindValue & 1 != 0
+            || holdRule?.holds(accumulator, kind: kindValue) == true
+        {
             isKindHeld = true
             return .held
         }
         guard let messageLength = messageLength() else { return .malformed }
+        if let log, role == .server, unit == headerLength, messageLength > UInt32(headerLength),
+            messageLength <= UInt32(Self.wholeMaximum), log.pointee.isWhole(kind: kindValue)
+        {
+            unit = Int(messageLength)
+            return .unfinished
+        }
         if edits.count > 0 {
             guard passedTail &- passedHead <= passedMask else { return .full }
+        }
+        if let log, role == .server, !log.pointee.hasReplyRoom { return .full }
+        if let log, role == .client {
+            log.pointee.clientHeader(accumulator, kind: kindValue, now: now)
+        }
+        if edits.count > 0 {
             let header = edited(kindValue)
             passed[passedTail & passedMask] = header
             passedTail &+= 1
             apply(header, payload, length, sequence, &delta)
+            if log != nil { applyToGathered(header) }
+        }
+        if let log, role == .server {
+            let dataCount = accumulated - headerLength
+            log.pointee.serverMessage(
+                accumulator, kind: kindValue, position: nextHeader, length: messageLength,
+                data: dataCount > 0
+                    ? (UnsafeRawPointer(accumulator + headerLength), dataCount) : nil, now: now)
         }
         messages &+= 1
+        followed = nextHeader + UInt32(truncatingIfNeeded: accumulated)
         nextHeader += messageLength
         accumulated = 0
+        unit = headerLength
         return .passed
+    }
+
+    /// The gathered header as it goes out.
+    private func applyToGathered(_ header: Passed) {
+        var unused = PayloadDelta()
+        apply(header, accumulator, headerLength, header.position, &unused)
     }
 
     /// Octets of the message whose header is in the accumulator; nil beyond the limit.

@@ -33,6 +33,8 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     /// A SYN on the tuple of a session that goes on, answered by an acknowledgement.
     case spliceSYN
     case spliceNoRoute
+    /// From a server that was given up.
+    case spliceServerLost
     // Messages
     case messageHoldFull
     case messageMalformed

@@ -166,6 +166,8 @@ extension Pipeline {
             sink.note("splice \(id): to the switch's own socket")
             sink.leave(by: output.cpuPorts[Int(splicer.side(id, side).pointee.domain & 15)])
         case .free, .closed: sink.note("splice \(id): it has ended")
+        case .serverLost:
+            sink.note("splice \(id): its server is lost; the client's data waits for a socket")
         case .drainToSplice, .hold, .drainToSlow:
             sink.note("splice \(id): new data is held until the change of state is over")
         }

@@ -15,6 +15,20 @@ public enum Event: Sendable {
     case spliceClosed(SpliceID, SpliceCloseReason)
     /// A message of a kind that the splice does not carry is being held at this position: unsplice.
     case spliceMessageHeld(SpliceID, side: SpliceSide)
+    /// A splice with a request log has lost its server; the client knows nothing of it.
+    case spliceServerLost(SpliceID, SpliceServerLoss)
+    /// A request has been open for longer than the deadline; told once for each oldest request.
+    case spliceRequestLate(SpliceID)
+}
+
+/// How a server was lost.
+public enum SpliceServerLoss: UInt8, Sendable {
+    /// RST.
+    case reset
+    /// FIN before the client's.
+    case closed
+    /// It does not answer keep-alives.
+    case vanished
 }
 
 public enum SpliceCloseReason: UInt8, Sendable {

@@ -31,14 +31,17 @@ extension Splicer {
             return need(id, [.drainToSplice, .drainToSlow, .spliced], &plan, next: .hold)
         case .resumeDrain(let id): return need(id, [.hold], &plan, next: .drainToSplice)
         case .abortToSlow(let id): return need(id, [.drainToSplice, .hold], &plan, next: .slow)
-        case .install(let id, _, _, let messages):
+        case .install(let id, _, _, let messages, _):
             if let messages, !MessageTracker.accepts(messages) { return .spliceState(id, .hold) }
             return need(id, [.hold], &plan, next: .spliced)
         case .beginDrainToSlow(let id): return need(id, [.spliced], &plan, next: .drainToSlow)
         case .abortToSpliced(let id):
             return need(id, [.drainToSlow, .hold], &plan, next: .spliced)
         case .finishToSlow(let id, _, _): return need(id, [.hold], &plan, next: .slow)
-        case .inspect(let id), .setTimeouts(let id, _, _):
+        case .loseServer(let id):
+            return need(id, [.spliced, .drainToSlow], &plan, next: .serverLost)
+        case .restoreClient(let id, _): return need(id, [.serverLost], &plan, next: .slow)
+        case .inspect(let id), .setTimeouts(let id, _, _), .setRequestDeadline(let id, _):
             return need(id, SpliceState.allCases, &plan)
         case .close(let id):
             if let reason = need(id, SpliceState.allCases, &plan) { return reason }

@@ -18,13 +18,23 @@ public enum SpliceCommand: Sendable {
     /// Gives up: back to `slow`.
     case abortToSlow(SpliceID)
     /// Positions of both frozen sockets, index by side: computes the translation, enters `spliced`.
+    /// `log`: with it requests are followed, and the end of the server is told (`spliceServerLost`), not
+    /// passed on. It belongs to the splice until `finishToSlow`, `restoreClient` or the end.
     case install(
-        SpliceID, client: SocketPositions, server: SocketPositions, messages: SpliceMessages?)
+        SpliceID, client: SocketPositions, server: SocketPositions, messages: SpliceMessages?,
+        log: SessionLog? = nil)
     case beginDrainToSlow(SpliceID)
     /// Back to `spliced` after a drain that took too long.
     case abortToSpliced(SpliceID)
     /// After the kernel sockets were built at these positions: enters `slow`.
     case finishToSlow(SpliceID, client: SocketPositions, server: SocketPositions)
+    /// The server is given up: nothing goes to it any more, what the client sends waits.
+    case loseServer(SpliceID)
+    /// After the server was lost and the kernel socket for the client was built at these positions: enters
+    /// `slow`, without a server leg. The server gets a reset.
+    case restoreClient(SpliceID, client: SocketPositions)
+    /// ns that a request may be open before `spliceRequestLate`; 0: no limit.
+    case setRequestDeadline(SpliceID, UInt64)
     /// Reads state and positions.
     case inspect(SpliceID)
     /// Ends the splice in any state and frees the record after a while.
@@ -45,11 +55,17 @@ public struct SpliceMessages: Hashable, Sendable {
     public var serverHeaderDistance: UInt32
     /// Bit k: a message of kind k from the client is held and the control plane asked to unsplice.
     public var clientHoldKinds: UInt64
+    public var clientHoldRule: MessageHoldRule?
+    /// For the request log.
+    public var requests: RequestRules?
     public init(
         format: MessageFormat, clientEdits: [MessageEdit] = [], serverEdits: [MessageEdit] = [],
         clientHeaderDistance: UInt32 = 0, serverHeaderDistance: UInt32 = 0,
-        clientHoldKinds: UInt64 = 0
+        clientHoldKinds: UInt64 = 0, clientHoldRule: MessageHoldRule? = nil,
+        requests: RequestRules? = nil
     ) {
+        self.clientHoldRule = clientHoldRule
+        self.requests = requests
         self.format = format
         self.clientEdits = clientEdits
         self.serverEdits = serverEdits
@@ -91,6 +107,10 @@ public struct SpliceSideSnapshot: Hashable, Sendable {
     public var port: PortNumber = 0
     /// Octets from the unsplice position to the next message header, when messages are tracked.
     public var headerDistance: UInt32 = 0
+    /// With messages tracked: where the next message of this side starts, and up to where its stream was
+    /// passed on without a gap.
+    public var nextHeader = SequenceNumber(0)
+    public var followed = SequenceNumber(0)
     public init() {}
 }
 

@@ -42,6 +42,10 @@ extension Splicer {
         case .closed:
             answerReset(id, which, headers, output: &output, now: now)
             return .dropped(.spliceClosed)
+        case .serverLost:
+            return wait(
+                id, which, frame: frame, headers: headers, ingress: ingress, output: &output,
+                now: now)
         case .slow:
             trackReceived(record, headers, ingress: ingress, now: now)
             clampForSocket(id, record, frame, &headers, now: now)
@@ -60,6 +64,25 @@ extension Splicer {
                 id, which, frame: frame, headers: &headers, ingress: ingress,
                 isRelease: isRelease, output: &output, now: now)
         }
+    }
+
+    /// The server is lost: the client's data waits for a socket, its acknowledgements are taken in.
+    private mutating func wait<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, frame: Frame, headers: PacketHeaders,
+        ingress: PortNumber, output: inout Output, now: UInt64
+    ) -> SpliceDisposition {
+        guard which == .client else { return .dropped(.spliceServerLost) }
+        let record = side(id, .client)
+        trackReceived(record, headers, ingress: ingress, now: now)
+        progress(id, output: &output)
+        if headers.tcpFlags & TCPFlags.rst != 0 {
+            endSession(id, .resetByClient, output: &output, now: now)
+            return .dropped(.spliceClosed)
+        }
+        guard headers.payloadLength > 0 || headers.tcpFlags & TCPFlags.fin != 0 else {
+            return .held
+        }
+        return hold(record, frame, ingress: ingress)
     }
 
     // RFC 9293 section 3.10.7.1: "If the connection does not exist (CLOSED), then a reset is sent in
@@ -258,6 +281,10 @@ extension Splicer {
         ingress: PortNumber, output: inout Output, now: UInt64
     ) -> SpliceDisposition {
         let record = side(id, which)
+        if which == .server, headers.tcpFlags & (TCPFlags.rst | TCPFlags.fin) != 0, isGuarded(id) {
+            return catchEnd(
+                id, frame: frame, headers: &headers, ingress: ingress, output: &output, now: now)
+        }
         if !record.pointee.isTimestampSeen, headers.timestampOffset >= 0 {
             // An end that was silent until now: its clock was not known at the installation.
             record.pointee.timestampDelta =
@@ -266,7 +293,9 @@ extension Splicer {
         trackReceived(record, headers, ingress: ingress, now: now)
         var payload: UInt32 = 0
         if record.pointee.tracker != nil, headers.payloadLength > 0 {
-            switch followMessages(id, which, frame: frame, headers: headers, payload: &payload) {
+            switch followMessages(
+                id, which, frame: frame, headers: headers, payload: &payload, now: now)
+            {
             case .forward: break
             case .part(let count, let isGap):
                 return forwardPart(
@@ -282,6 +311,37 @@ extension Splicer {
         if record.pointee.tracker != nil, !record.pointee.gap.isEmpty {
             releaseGap(id, which, output: &output, now: now)
         }
+        return disposition
+    }
+
+    /// A RST or FIN of the server is kept from the client; what data comes with a FIN goes on.
+    private mutating func catchEnd<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, frame: Frame, headers: inout PacketHeaders, ingress: PortNumber,
+        output: inout Output, now: UInt64
+    ) -> SpliceDisposition {
+        let server = side(id, .server)
+        if headers.tcpFlags & TCPFlags.rst != 0 {
+            // RFC 5961 section 3.2: one that is not where the stream is means nothing.
+            let place = headers.sequence + server.pointee.sequenceDelta
+            guard !place.isBefore(side(id, .client).pointee.acknowledged),
+                !headers.sequence.isAfter(server.pointee.receivedEnd)
+            else { return .dropped(.spliceServerLost) }
+            serverIsLost(id, .reset, output: &output, now: now)
+            return .held
+        }
+        var disposition = SpliceDisposition.held
+        if headers.payloadLength > 0 {
+            let before = SegmentSums(frame, headers)
+            headers.tcpFlags &= ~TCPFlags.fin
+            let tcp = frame.start + Int(headers.transportOffset)
+            tcp.store8(tcp.load8(13) & ~UInt8(TCPFlags.fin), 13)
+            updateChecksums(frame, headers, before: before)
+            disposition = forward(
+                id, .server, frame: frame, headers: &headers, ingress: ingress, output: &output,
+                now: now)
+            output.flush(now: now)
+        }
+        serverIsLost(id, .closed, output: &output, now: now)
         return disposition
     }
 

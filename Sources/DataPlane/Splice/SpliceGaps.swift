@@ -12,16 +12,22 @@ extension Splicer {
     /// Lets the side's tracker see the payload and edit it.
     func followMessages(
         _ id: SpliceID, _ which: SpliceSide, frame: Frame, headers: PacketHeaders,
-        payload: inout UInt32
+        payload: inout UInt32, now: UInt64
     ) -> Passage {
         guard let tracker = side(id, which).pointee.tracker else { return .forward }
         tracker.pointee.acknowledged(
             side(id, which.other).pointee.acknowledged
                 - side(id, which).pointee.sequenceDelta)
+        if let log = records[Int(id)].log {
+            // What the client has acknowledged need not be said to it again.
+            let position =
+                side(id, .client).pointee.acknowledged - side(id, .server).pointee.sequenceDelta
+            log._withUnsafeGuaranteedRef { $0.log.pointee.acknowledged(position) }
+        }
         var delta = PayloadDelta()
         let verdict = tracker.pointee.inspect(
             payload: frame.start + Int(headers.payloadOffset), length: Int(headers.payloadLength),
-            sequence: headers.sequence, delta: &delta)
+            sequence: headers.sequence, delta: &delta, now: now)
         payload = fold(delta.sum)
         switch verdict {
         case .forward: return .forward
@@ -113,7 +119,9 @@ extension Splicer {
         // The retransmission that filled the gap went ahead of it.
         refresh(record, frame, &headers)
         var payload: UInt32 = 0
-        switch followMessages(id, which, frame: frame, headers: headers, payload: &payload) {
+        switch followMessages(
+            id, which, frame: frame, headers: headers, payload: &payload, now: now)
+        {
         case .forward:
             _ = transmitTranslated(
                 id, which, frame: frame, headers: &headers, payload: payload, output: &output,

@@ -100,6 +100,12 @@ struct SpliceRecord {
     var retireAt: UInt64 = 0
     /// When the splice was installed last, ns.
     var splicedAt: UInt64 = 0
+    /// Retained while the log is the splice's.
+    var log: Unmanaged<SessionLog>?
+    var serverLoss: SpliceServerLoss?
+    /// ns that a request may be open; 0: no limit. And the start of the one that was told last.
+    var requestDeadline: UInt64 = 0
+    var lateTold: UInt64 = 0
     /// ns; 0: none.
     var idleTimeout: UInt64 = 0
     var keepAliveTime: UInt64 = 0

@@ -14,8 +14,7 @@ extension Splicer {
             records[Int(id)].usesSACK = sack
             attach(id, .client, leg, flows: &flows)
         case .attachServer(let id, let leg):
-            unbind(id, .server, flows: &flows)
-            clearSide(id, .server)
+            forgetServer(id, flows: &flows)
             attach(id, .server, leg, flows: &flows)
         case .updateLeg(let id, let which, let remote, let local, let received):
             updateLeg(id, which, remoteScale: remote, localScale: local, received: received)
@@ -31,10 +30,14 @@ extension Splicer {
             releaseHeld(id, output: &output, now: now)
         case .abortToSlow(let id): leaveDrain(id, .slow, output: &output, now: now)
         case .abortToSpliced(let id): leaveDrain(id, .spliced, output: &output, now: now)
-        case .install(let id, let client, let server, let messages):
-            install(id, client, server, messages, output: &output, now: now)
+        case .install(let id, let client, let server, let messages, let log):
+            install(id, client, server, messages, log, output: &output, now: now)
         case .finishToSlow(let id, let client, let server):
             finishToSlow(id, client, server, output: &output, now: now)
+        case .loseServer(let id): loseServer(id, output: &output, now: now)
+        case .restoreClient(let id, let client):
+            restoreClient(id, client, flows: &flows, output: &output, now: now)
+        case .setRequestDeadline(let id, let time): records[Int(id)].requestDeadline = time
         case .inspect(let id):
             records[Int(id)].isProgressPending = false
             return .splice(snapshot(id))
@@ -58,6 +61,16 @@ extension Splicer {
         record.pointee.stripSACK = leg.stripSACK
         // The keys were checked to be free and the table to have room.
         _ = bind(id, which, flows: &flows)
+    }
+
+    /// The server leg is gone; what it counted belongs to the session.
+    private mutating func forgetServer(_ id: SpliceID, flows: inout FlowTable) {
+        let record = side(id, .server)
+        let (packets, bytes) = (record.pointee.packets, record.pointee.bytes)
+        unbind(id, .server, flows: &flows)
+        clearSide(id, .server)
+        record.pointee.packets = packets
+        record.pointee.bytes = bytes
     }
 
     private func updateLeg(
@@ -181,7 +194,7 @@ extension Splicer {
 
     private mutating func install<Output: FrameOutput & ~Copyable>(
         _ id: SpliceID, _ client: SocketPositions, _ server: SocketPositions,
-        _ messages: SpliceMessages?, output: inout Output, now: UInt64
+        _ messages: SpliceMessages?, _ log: SessionLog?, output: inout Output, now: UInt64
     ) {
         side(id, .client).pointee.sequenceDelta = server.sendNext - client.receiveNext
         side(id, .server).pointee.sequenceDelta = client.sendNext - server.receiveNext
@@ -194,18 +207,15 @@ extension Splicer {
                     &- side(id, which).pointee.timestamp
             }
         }
+        dropLog(id)
         if let messages {
-            makeTracker(
-                side(id, .client), messages, messages.clientEdits, messages.clientHoldKinds,
-                nextHeader: client.receiveNext + messages.clientHeaderDistance)
-            makeTracker(
-                side(id, .server), messages, messages.serverEdits, 0,
-                nextHeader: server.receiveNext + messages.serverHeaderDistance)
+            makeTrackers(id, messages, log, client: client, server: server)
         }
         let record = records + Int(id)
         record.pointee.splicedAt = now
         record.pointee.floorUntil = now &+ Self.floorTime
         record.pointee.isMessageHeldReported = false
+        record.pointee.serverLoss = nil
         record.pointee.state = .spliced
         announce(id, .client, client, output: &output, now: now)
         announce(id, .server, server, output: &output, now: now)
@@ -263,16 +273,30 @@ extension Splicer {
         return end
     }
 
-    private func makeTracker(
-        _ record: UnsafeMutablePointer<SpliceSideRecord>, _ messages: SpliceMessages,
-        _ edits: [MessageEdit], _ holdKinds: UInt64, nextHeader: SequenceNumber
+    private func makeTrackers(
+        _ id: SpliceID, _ messages: SpliceMessages, _ log: SessionLog?, client: SocketPositions,
+        server: SocketPositions
     ) {
-        dropTracker(record)
-        guard
-            let tracker = MessageTracker.make(
-                messages.format, edits: edits, holdKinds: holdKinds, nextHeader: nextHeader)
-        else { return }
-        record.pointee.tracker = tracker
+        // Without rules there is nothing to put into it.
+        let log = messages.requests == nil ? nil : log
+        records[Int(id)].log = log.map { Unmanaged.passRetained($0) }
+        dropTracker(side(id, .client))
+        dropTracker(side(id, .server))
+        let fromClient = UnsafeMutablePointer<MessageTracker>.allocate(capacity: 1)
+        fromClient.initialize(
+            to: MessageTracker(
+                messages.format, edits: messages.clientEdits, holdKinds: messages.clientHoldKinds,
+                holdRule: messages.clientHoldRule,
+                nextHeader: client.receiveNext + messages.clientHeaderDistance,
+                followed: client.receiveNext, log: log?.log, role: .client))
+        side(id, .client).pointee.tracker = fromClient
+        let fromServer = UnsafeMutablePointer<MessageTracker>.allocate(capacity: 1)
+        fromServer.initialize(
+            to: MessageTracker(
+                messages.format, edits: messages.serverEdits, holdKinds: 0,
+                nextHeader: server.receiveNext + messages.serverHeaderDistance, log: log?.log,
+                role: .server))
+        side(id, .server).pointee.tracker = fromServer
     }
 
     /// A pure acknowledgement with our position and the *other end's* window: nudges the end, and
@@ -309,23 +333,9 @@ extension Splicer {
         records[Int(id)].floorUntil = now &+ Self.floorTime
         let positions = [client, server]
         for which in SpliceSide.allCases {
-            let record = side(id, which)
-            let position = positions[which.index]
-            joinGapToHeld(record)
-            dropTracker(record)
-            record.pointee.sentEnd = position.sendNext
-            record.pointee.clampsAcknowledgement = true
-            record.pointee.acknowledgementFloor = position.sendNext
-            record.pointee.isCutoffValid = false
-            let unit = UInt32(1) << UInt32(record.pointee.localScale)
-            let window = min(65_535, (position.receiveWindow &+ unit &- 1) / unit)
-            make(
-                id, to: which,
-                MadeSegment(
-                    sequence: position.sendNext, acknowledgement: position.receiveNext,
-                    window: UInt16(truncatingIfNeeded: window), flags: TCPFlags.ack),
-                output: &output, now: now)
+            handToSocket(id, which, positions[which.index], output: &output, now: now)
         }
+        dropLog(id)
         releaseHeld(id, output: &output, now: now)
         for which in SpliceSide.allCases where side(id, which).pointee.hasFIN {
             // The socket starts before the FIN, which is played again.
@@ -335,6 +345,86 @@ extension Splicer {
                 MadeSegment(
                     sequence: record.pointee.finSequence,
                     acknowledgement: positions[which.index].sendNext,
+                    window: record.pointee.window, flags: TCPFlags.fin | TCPFlags.ack),
+                output: &output, now: now)
+        }
+    }
+
+    /// One end talks to a kernel socket again, which starts at `position`.
+    private mutating func handToSocket<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, _ position: SocketPositions, output: inout Output,
+        now: UInt64
+    ) {
+        let record = side(id, which)
+        joinGapToHeld(record)
+        dropTracker(record)
+        record.pointee.sentEnd = position.sendNext
+        record.pointee.clampsAcknowledgement = true
+        record.pointee.acknowledgementFloor = position.sendNext
+        record.pointee.isCutoffValid = false
+        let unit = UInt32(1) << UInt32(record.pointee.localScale)
+        let window = min(65_535, (position.receiveWindow &+ unit &- 1) / unit)
+        make(
+            id, to: which,
+            MadeSegment(
+                sequence: position.sendNext, acknowledgement: position.receiveNext,
+                window: UInt16(truncatingIfNeeded: window), flags: TCPFlags.ack),
+            output: &output, now: now)
+    }
+
+    // MARK: The server is lost
+
+    /// From now on nothing goes to the server; what the client sends waits for a socket. The client is
+    /// asked for its exact position.
+    mutating func loseServer<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, output: inout Output, now: UInt64
+    ) {
+        records[Int(id)].state = .serverLost
+        side(id, .client).pointee.isCutoffValid = false
+        let server = side(id, .server)
+        server.pointee.isCutoffValid = false
+        pool.removeAll(of: &server.pointee.held)
+        pool.removeAll(of: &server.pointee.gap)
+        pool.removeAll(of: &server.pointee.kept)
+        probe(id, .client, output: &output, now: now)
+    }
+
+    /// The same, found by the dataplane.
+    mutating func serverIsLost<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ loss: SpliceServerLoss, output: inout Output, now: UInt64
+    ) {
+        loseServer(id, output: &output, now: now)
+        records[Int(id)].serverLoss = loss
+        records[Int(id)].hasUnsaid = !output.emit(.spliceServerLost(id, loss))
+    }
+
+    private mutating func restoreClient<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ client: SocketPositions, flows: inout FlowTable, output: inout Output,
+        now: UInt64
+    ) {
+        let server = side(id, .server)
+        if records[Int(id)].serverLoss != .reset {
+            // RFC 9293 section 3.10.7.4: it must be at the place that the server expects.
+            make(
+                id, to: .server,
+                MadeSegment(
+                    sequence: server.pointee.acknowledged,
+                    acknowledgement: server.pointee.sentAcknowledgement, window: 0,
+                    flags: TCPFlags.rst | TCPFlags.ack), output: &output, now: now)
+        }
+        output.flush(now: now)
+        forgetServer(id, flows: &flows)
+        records[Int(id)].state = .slow
+        records[Int(id)].floorUntil = now &+ Self.floorTime
+        handToSocket(id, .client, client, output: &output, now: now)
+        dropLog(id)
+        releaseHeld(id, output: &output, now: now)
+        let record = side(id, .client)
+        if record.pointee.hasFIN {
+            makeForSocket(
+                id, from: .client,
+                MadeSegment(
+                    sequence: record.pointee.finSequence, acknowledgement: client.sendNext,
                     window: record.pointee.window, flags: TCPFlags.fin | TCPFlags.ack),
                 output: &output, now: now)
         }
@@ -356,7 +446,7 @@ extension Splicer {
         case .spliced where record.pointee.isEndedByPeers:
             // Late packets of both ends are still translated for a while.
             break
-        case .spliced, .drainToSlow, .hold:
+        case .spliced, .drainToSlow, .hold, .serverLost:
             for which in SpliceSide.allCases {
                 let end = side(id, which)
                 make(
@@ -417,6 +507,8 @@ extension Splicer {
             let position =
                 side(id, which.other).pointee.acknowledged - record.sequenceDelta
             result.headerDistance = tracker.pointee.nextHeader - position
+            result.nextHeader = tracker.pointee.nextHeader
+            result.followed = tracker.pointee.followed
         }
         return result
     }

@@ -11,6 +11,9 @@ public enum SpliceState: UInt8, Sendable, CaseIterable {
     case spliced
     /// On the way to `slow`: new data is held until everything forwarded is acknowledged.
     case drainToSlow
+    /// The server leg is over while requests may be open: the client's packets wait until it has a kernel
+    /// socket again.
+    case serverLost
     /// Ended; the entry stays for a while so that late packets are dropped, not answered.
     case closed
 }

@@ -62,6 +62,7 @@ struct Splicer: ~Copyable {
             tracker.deinitialize(count: 1)
             tracker.deallocate()
         }
+        for index in 0..<capacity { records[index].log?.release() }
         records.deallocate()
         sides.deallocate()
         active.deallocate()
@@ -140,6 +141,7 @@ struct Splicer: ~Copyable {
             unbind(id, which, flows: &flows)
             clearSide(id, which)
         }
+        dropLog(id)
         let index = Int(records[Int(id)].activeIndex)
         activeCount -= 1
         let moved = active[activeCount]
@@ -173,6 +175,19 @@ struct Splicer: ~Copyable {
         record.pointee.tracker = nil
     }
 
+    /// The log is the session's again. No tracker may use it any more.
+    func dropLog(_ id: SpliceID) {
+        records[Int(id)].log?.release()
+        records[Int(id)].log = nil
+    }
+
+    /// With a log, the end of the server is not the end of the session.
+    @inline(__always)
+    func isGuarded(_ id: SpliceID) -> Bool {
+        records[Int(id)].log != nil && records[Int(id)].closingSince == 0
+            && !side(id, .client).pointee.hasFIN
+    }
+
     /// Tells the control plane, once until it looks, that a splice it is moving saw a packet.
     mutating func progress<Output: FrameOutput & ~Copyable>(
         _ id: SpliceID, output: inout Output
@@ -204,7 +219,26 @@ struct Splicer: ~Copyable {
             }
             endIfIdle(id, output: &output, now: now)
             keepAlive(id, output: &output, now: now)
+            tellIfLate(id, output: &output, now: now)
         }
+    }
+
+    /// A request without an answer may mean a server that is gone: whoever knows more decides.
+    private mutating func tellIfLate<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, output: inout Output, now: UInt64
+    ) {
+        let record = records + Int(id)
+        let deadline = record.pointee.requestDeadline
+        guard deadline != 0, let log = record.pointee.log,
+            record.pointee.state == .spliced
+        else { return }
+        let start = log._withUnsafeGuaranteedRef { $0.log.pointee.oldestStart }
+        // A trickle of answers is a slow server, not a dead one.
+        let heard = max(start, side(id, .server).pointee.lastReceived)
+        guard start != 0, start != record.pointee.lateTold, now > heard,
+            now &- heard >= deadline
+        else { return }
+        if output.emit(.spliceRequestLate(id)) { record.pointee.lateTold = start }
     }
 
     private mutating func endIfIdle<Output: FrameOutput & ~Copyable>(
@@ -235,6 +269,9 @@ struct Splicer: ~Copyable {
             let last = max(records[Int(id)].splicedAt, record.pointee.lastReceived)
             guard now > last, now &- last >= time else { continue }
             if now &- last >= time &+ Self.keepAliveInterval &* Self.keepAliveProbes {
+                if which == .server, isGuarded(id) {
+                    return serverIsLost(id, .vanished, output: &output, now: now)
+                }
                 let reason: SpliceCloseReason =
                     which == .client ? .clientVanished : .serverVanished
                 return endSession(id, reason, output: &output, now: now)
@@ -250,7 +287,9 @@ struct Splicer: ~Copyable {
         _ id: SpliceID, output: inout Output
     ) {
         let record = records + Int(id)
-        if let reason = record.pointee.closeReason {
+        if record.pointee.state == .serverLost, let loss = record.pointee.serverLoss {
+            record.pointee.hasUnsaid = !output.emit(.spliceServerLost(id, loss))
+        } else if let reason = record.pointee.closeReason {
             record.pointee.hasUnsaid = !output.emit(.spliceClosed(id, reason))
         } else if side(id, .client).pointee.tracker?.pointee.isKindHeld == true {
             record.pointee.hasUnsaid = !output.emit(.spliceMessageHeld(id, side: .client))
