@@ -51,6 +51,7 @@ private let second = ManagerBench.second
 
     @Test func `operations that cannot be`() throws {
         var bench = ManagerBench.figure7()
+        // What fails over to server1 and server2 counts as theirs.
         bench.probe("server3", .refused)
         let refusals: [(ManagementOperation, ManagementRefusal)] = [
             (.move(resource: "r9", to: "server1"), .unknownResource("r9")),
@@ -70,7 +71,7 @@ private let second = ManagerBench.second
             (.removeServer("x", force: true), .unknownServer("x")),
             (
                 .removeServer("server1", force: false),
-                .stillServes("server1", resources: ["r1", "r2"])
+                .stillServes("server1", resources: ["r1", "r2", "r6"])
             ),
         ]
         for (operation, refusal) in refusals {
@@ -288,18 +289,11 @@ private let second = ManagerBench.second
 
     @Test func `not while a server is down with resources, and says why once`() throws {
         var bench = try Self.bench()
-        bench.probe("server1", .refused)
-        bench.confirmAll(refusing: ["server2", "server3"])
+        for name in ["server1", "server2", "server3"] { bench.probe(name, .refused) }
         bench.clear()
-        for _ in 0..<10 {
-            bench.wait(10 * second)
-            bench.confirmAll(refusing: ["server2", "server3"])
-        }
-        let skipped = bench.events.filter {
-            if case .balanceSkipped = $0 { true } else { false }
-        }
-        #expect(!skipped.isEmpty && skipped.count <= 3)
-        #expect(bench.commits == [])
+        bench.wait(100 * second)
+        let why = "server server1 still has resources and is down"
+        #expect(bench.actions == [.event(.balanceSkipped(why: why))])
     }
 
     @Test func `a plan is carried out whole or not at all`() throws {

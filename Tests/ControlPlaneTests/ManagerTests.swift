@@ -178,6 +178,7 @@ private let second = ManagerBench.second
 
     @Test func `a suspect that answers keeps everything and its sessions are told`() {
         var bench = ManagerBench.figure7()
+        bench.now = second
         bench.input(.evidence(.soft(.sessionReset), server: "server1"))
         #expect(bench.actions.contains(.probeNow(server: "server1", timeout: 300_000_000)))
         bench.probe("server1", .good)

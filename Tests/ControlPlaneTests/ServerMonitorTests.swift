@@ -106,20 +106,20 @@ private let second: UInt64 = 1_000_000_000
 
     @Test func `the probe of a suspect without an answer is a bad one`() {
         var monitor = Self.up()
-        _ = monitor.handle(.soft(.sessionReset), now: 0)
-        #expect(monitor.nextDeadline == 350 * millisecond)
+        _ = monitor.handle(.soft(.sessionReset), now: second)
+        #expect(monitor.nextDeadline == second + 350 * millisecond)
         #expect(
-            monitor.tick(now: 350 * millisecond)
+            monitor.tick(now: second + 350 * millisecond)
                 == [.down(.timedOut, sinceSuspicion: 350 * millisecond)])
     }
 
     @Test func `a suspect may be given more than one probe`() {
         var monitor = Self.up(.init(suspectFall: 2))
-        _ = monitor.handle(.soft(.sessionReset), now: 0)
-        let again = monitor.handle(.probe(.timedOut), now: 300 * millisecond)
+        _ = monitor.handle(.soft(.sessionReset), now: second)
+        let again = monitor.handle(.probe(.timedOut), now: second + 300 * millisecond)
         #expect(again == [.probe(timeout: 300 * millisecond)])
         #expect(monitor.state == .suspect)
-        _ = monitor.handle(.probe(.timedOut), now: 600 * millisecond)
+        _ = monitor.handle(.probe(.timedOut), now: second + 600 * millisecond)
         #expect(monitor.state == .down)
     }
 
@@ -127,7 +127,7 @@ private let second: UInt64 = 1_000_000_000
         var monitor = Self.up()
         var probes = 0
         for step in 0..<1000 {
-            let now = UInt64(step) * millisecond
+            let now = second + UInt64(step) * millisecond
             let effects = monitor.handle(.soft(.sessionReset), now: now) + monitor.tick(now: now)
             for case .probe in effects {
                 probes += 1

@@ -168,7 +168,7 @@ final class Simulator {
     }
 
     func input(_ input: ManagementInput) {
-        note("-> \(input)")
+        if case .loads = input { note("-> loads") } else { note("-> \(input)") }
         let actions = manager.handle(input, now: now)
         take(actions)
     }

@@ -48,7 +48,7 @@ extension Simulator {
                 // Nothing comes back now; it may still do so until the time-out.
                 let rest = started + timeout - now
                 return schedule(
-                    after: min(rest, 100_000_000),
+                    after: min(rest, 500_000_000),
                     .probeAnswer(server, started: started, timeout: timeout))
             }
             result = .timedOut

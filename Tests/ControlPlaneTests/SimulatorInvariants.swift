@@ -90,14 +90,14 @@ extension Simulator {
             invariants.open[id] = Set(moves.map(\.resource))
             for move in moves where invariants.open.contains(where: {
                 $0.key != id && $0.value.contains(move.resource)
-                    && !invariants.committed.contains($0.key)
             }) {
                 violation("\(move.resource) is in two changes")
             }
         case .dropped(let id, let resource, _): invariants.open[id]?.remove(resource)
+        case .changeFinished(let id, _, _): invariants.open[id] = nil
         case .committed(let id, _, let moves):
             if !invariants.committed.insert(id).inserted { violation("\(id) committed twice") }
-            if invariants.open[id] != Set(moves.map(\.resource)) {
+            if invariants.open.removeValue(forKey: id) != Set(moves.map(\.resource)) {
                 violation("\(id) committed before all of it was answered")
             }
             for move in moves {
@@ -139,7 +139,7 @@ extension Simulator {
                 world[name]?.goodSince = now
             }
         }
-        for resource in manager.table.all {
+        for resource in invariants.table.all {
             let name = resource.name
             if isServing(resource.assigned, name) {
                 invariants.badSince[name] = nil

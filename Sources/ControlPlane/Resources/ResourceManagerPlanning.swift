@@ -115,14 +115,17 @@ extension ResourceManager {
             home == name && !isChanging(resource) && isOnSpare(resource)
         }
         guard isWanted else { return }
-        begin(.giveBack(to: name), placement.giveBack(name, placementInput()))
+        // What a spare has that is down itself is a matter of failover.
+        let moves = placement.giveBack(name, placementInput()).filter { isOnSpare($0.resource) }
+        begin(.giveBack(to: name), moves)
     }
 
+    /// It is on a spare that is alive.
     private func isOnSpare(_ resource: String) -> Bool {
         guard let place = table.assignedServer(of: resource), let index = index(of: place) else {
             return false
         }
-        return servers[index].server.isSpare
+        return servers[index].server.isSpare && !servers[index].isDown
     }
 
     // MARK: announcements
