@@ -64,6 +64,19 @@ public struct ResourceTable: Sendable, Hashable {
         version += 1
     }
 
+    /// A server holds the resource from now on, as the last choice.
+    public mutating func addHolder(_ server: String, of resource: String) throws(AssignmentError) {
+        guard let entry = byName[resource] else { throw .noSuchResource(resource) }
+        if !entry.servers.contains(server) { byName[resource]?.servers.append(server) }
+    }
+
+    /// A server holds nothing any more. False, and no change, when it still serves something.
+    public mutating func removeHolder(_ server: String) -> Bool {
+        guard assigned(to: server).isEmpty else { return false }
+        for name in order { byName[name]?.servers.removeAll { $0 == server } }
+        return true
+    }
+
     /// iSCSI names compare after normalisation to lower case (RFC 7143 section 4.2.7.1).
     private static func canonicalTarget(_ target: String) -> String { target.lowercased() }
 }

@@ -32,18 +32,22 @@ public struct PlacementResource: Hashable, Sendable {
     public var servers: [String]
     /// Where it is now; nil: nowhere yet.
     public var assigned: String?
+    /// Where it belongs while a spare stands in for that server; nil: where it is assigned. Failover leaves it
+    /// as it is; every other placement (by people, by balancing) sets it anew.
+    public var home: String?
     /// In the unit of the load formula; not negative.
     public var load: Double
     /// False: stays where it is unless its server fails (a reservation, a rule of people).
     public var isMovable: Bool
 
     public init(
-        name: String, servers: [String], assigned: String?, load: Double = 0,
+        name: String, servers: [String], assigned: String?, home: String? = nil, load: Double = 0,
         isMovable: Bool = true
     ) {
         self.name = name
         self.servers = servers
         self.assigned = assigned
+        self.home = home
         self.load = load
         self.isMovable = isMovable
     }

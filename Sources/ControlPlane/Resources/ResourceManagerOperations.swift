@@ -1,0 +1,140 @@
+// What people ask for, and balancing.
+
+extension ResourceManager {
+    /// Accepts or refuses at once; what follows is told by events.
+    package mutating func perform(
+        _ operation: ManagementOperation, now time: UInt64
+    ) throws(ManagementRefusal) -> [ManagementAction] {
+        advance(to: time)
+        switch operation {
+        case .move(let resource, let server): try move(resource, to: server)
+        case .drain(let server): try drain(server)
+        case .undrain(let server): try undrain(server)
+        case .addServer(let server, let resources): try add(server, resources)
+        case .removeServer(let server, let force): try remove(server, force: force)
+        case .applyBalance(let moves): try applyBalance(moves)
+        case .setAutomaticBalance(let isOn):
+            isBalancingAutomatically = isOn
+            balanceAt = isOn ? now + settings.balanceInterval : nil
+        }
+        return settle()
+    }
+
+    private func checkMove(_ resource: String, to server: String) throws(ManagementRefusal) {
+        guard let entry = table[resource] else { throw .unknownResource(resource) }
+        guard index(of: server) != nil else { throw .unknownServer(server) }
+        guard entry.servers.contains(server), absent[resource]?[server] == nil else {
+            throw .notHeld(resource: resource, server: server)
+        }
+        if isChanging(resource) { throw .changeInProgress(resource: resource) }
+        if entry.assigned == server { throw .alreadyThere(resource: resource, server: server) }
+        if let why = unusable(server, allowsSuspect: false) {
+            throw .serverNotUsable(server, why: why)
+        }
+    }
+
+    private mutating func move(_ resource: String, to server: String) throws(ManagementRefusal) {
+        try checkMove(resource, to: server)
+        let from = table.assignedServer(of: resource)
+        begin(.operatorMove, [PlannedMove(resource: resource, from: from, to: server)])
+    }
+
+    private func position(_ server: String) throws(ManagementRefusal) -> Int {
+        guard let index = index(of: server) else { throw .unknownServer(server) }
+        return index
+    }
+
+    private mutating func drain(_ server: String) throws(ManagementRefusal) {
+        let index = try position(server)
+        if servers[index].isLeaving { throw .alreadyDraining(server) }
+        servers[index].isDraining = true
+        servers[index].drainStarted = now
+        servers[index].retryAt = nil
+        servers[index].attempts = 0
+        emit(.drainStarted(server))
+    }
+
+    private mutating func undrain(_ server: String) throws(ManagementRefusal) {
+        let index = try position(server)
+        guard servers[index].isLeaving else { throw .notDraining(server) }
+        servers[index].isDraining = false
+        servers[index].isRemoving = false
+        servers[index].drainStarted = nil
+        emit(.drainCancelled(server))
+        retryEverything()
+    }
+
+    private mutating func add(
+        _ server: ManagedServer, _ resources: [String]
+    ) throws(ManagementRefusal) {
+        if index(of: server.name) != nil { throw .serverExists(server.name) }
+        if let unknown = resources.first(where: { table[$0] == nil }) {
+            throw .unknownResource(unknown)
+        }
+        for resource in resources { try? table.addHolder(server.name, of: resource) }
+        servers.append(ServerEntry(server, settings.monitor))
+        emit(.serverAdded(server.name))
+        apply(servers[servers.count - 1].monitor.start(now: now), servers.count - 1)
+    }
+
+    private mutating func remove(_ server: String, force: Bool) throws(ManagementRefusal) {
+        let index = try position(server)
+        let resources = table.assigned(to: server)
+        if !force, !isIdle(server) {
+            let coming = changes.flatMap(\.moves).filter { $0.from == server || $0.to == server }
+            let names = Set(resources.map(\.name) + coming.map(\.resource))
+            throw .stillServes(server, resources: names.sorted())
+        }
+        let stuck = resources.filter { $0.servers.allSatisfy { $0 == server } }
+        if !stuck.isEmpty { throw .onlyHolder(server, resources: stuck.map(\.name)) }
+        servers[index].isRemoving = true
+        servers[index].retryAt = nil
+        servers[index].attempts = 0
+    }
+
+    // MARK: balancing
+
+    private mutating func applyBalance(_ moves: [PlannedMove]) throws(ManagementRefusal) {
+        if let why = reasonNotToBalance { throw .stalePlan(why) }
+        for move in moves {
+            try checkMove(move.resource, to: move.to)
+            if let from = move.from, from != table.assignedServer(of: move.resource) {
+                throw .stalePlan("\(move.resource) is not on server \(from) any more")
+            }
+        }
+        begin(.balance, moves)
+    }
+
+    /// Nil: everything is quiet.
+    private var reasonNotToBalance: String? {
+        if !changes.isEmpty { return "a change is under way" }
+        for entry in servers {
+            let name = entry.server.name
+            if entry.monitor.state == .suspect { return "server \(name) is suspected" }
+            guard entry.isDown || entry.isLeaving, !table.assigned(to: name).isEmpty else {
+                continue
+            }
+            return "server \(name) still has resources and is \(entry.isDown ? "down" : "drained")"
+        }
+        return nil
+    }
+
+    mutating func balanceIfDue() {
+        guard isBalancingAutomatically, let time = balanceAt, time <= now else { return }
+        balanceAt = now + settings.balanceInterval
+        if let why = reasonNotToBalance {
+            if lastSkip != why { emit(.balanceSkipped(why: why)) }
+            lastSkip = why
+            return
+        }
+        lastSkip = nil
+        let resting = movedAt.filter { $0.value + settings.balanceRest > now }.keys
+        let input = placementInput(pinning: Set(resting))
+        let moves = placement.balance(input, now)
+        let isPossible = moves.allSatisfy { move in
+            (try? checkMove(move.resource, to: move.to)) != nil && !resting.contains(move.resource)
+        }
+        if !moves.isEmpty, !isPossible { return emit(.balanceSkipped(why: "a move is not possible")) }
+        begin(.balance, moves)
+    }
+}
