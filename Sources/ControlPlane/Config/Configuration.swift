@@ -20,6 +20,15 @@ public struct Configuration: Sendable {
     public struct Health: Sendable {
         public var intervalMilliseconds = 5_000
         public var timeoutMilliseconds = 2_000
+        /// Good checks in a row until a server that was down is up, bad ones until one that was up is down.
+        public var rise = 2
+        public var fall = 2
+        /// A request that is open for longer, at least, makes its server suspect.
+        public var requestDeadlineMilliseconds = 400
+        /// What the check of a suspect may take.
+        public var suspectTimeoutMilliseconds = 400
+        /// How long a session waits for a server before it is ended.
+        public var serverWaitMilliseconds = 30_000
         public init() {}
     }
 

@@ -114,13 +114,30 @@ private struct ConfigurationBuilder {
                 default: result.limits[keyPath: field.path])
         }
         let health = reader.mapping(
-            top["health"], "health", keys: ["interval_ms", "timeout_ms"])
+            top["health"], "health",
+            keys: [
+                "interval_ms", "timeout_ms", "rise", "fall", "request_deadline_ms",
+                "suspect_timeout_ms", "server_wait_ms",
+            ])
         result.health.intervalMilliseconds = reader.integer(
             health["interval_ms"], "health.interval_ms", in: 50...3_600_000,
             default: result.health.intervalMilliseconds)
         result.health.timeoutMilliseconds = reader.integer(
             health["timeout_ms"], "health.timeout_ms", in: 10...600_000,
             default: result.health.timeoutMilliseconds)
+        result.health.rise = reader.integer(
+            health["rise"], "health.rise", in: 1...100, default: result.health.rise)
+        result.health.fall = reader.integer(
+            health["fall"], "health.fall", in: 1...100, default: result.health.fall)
+        result.health.requestDeadlineMilliseconds = reader.integer(
+            health["request_deadline_ms"], "health.request_deadline_ms", in: 10...600_000,
+            default: result.health.requestDeadlineMilliseconds)
+        result.health.suspectTimeoutMilliseconds = reader.integer(
+            health["suspect_timeout_ms"], "health.suspect_timeout_ms", in: 10...600_000,
+            default: result.health.suspectTimeoutMilliseconds)
+        result.health.serverWaitMilliseconds = reader.integer(
+            health["server_wait_ms"], "health.server_wait_ms", in: 0...3_600_000,
+            default: result.health.serverWaitMilliseconds)
         let control = reader.mapping(top["control"], "control", keys: ["socket"])
         result.socketPath = reader.string(
             control["socket"], "control.socket", default: result.socketPath)
@@ -179,7 +196,8 @@ private struct ConfigurationBuilder {
 
     private func server(_ node: Node, _ field: String) -> Server {
         let values = reader.mapping(
-            node, field, keys: ["name", "addresses", "iscsi", "credentials"],
+            node, field,
+            keys: ["name", "addresses", "iscsi", "credentials", "spare", "weight", "fence"],
             required: ["name", "addresses"])
         let iscsi = reader.mapping(values["iscsi"], "\(field).iscsi", keys: ["port"])
         let addresses = reader.sequence(values["addresses"], "\(field).addresses").compactMap {
@@ -193,7 +211,20 @@ private struct ConfigurationBuilder {
             iscsiPort: portNumber(iscsi["port"], "\(field).iscsi.port", default: 3260),
             credential: values["credentials"].map {
                 chap($0, "\(field).credentials", keys: ["user", "secret", "mutual"])
+            },
+            isSpare: values["spare"].map {
+                reader.choice($0, "\(field).spare", default: YesNo.no) == .yes
+            } ?? false,
+            weight: values["weight"].map { reader.real($0, "\(field).weight", in: 0.001...1_000) }
+                ?? 1,
+            fence: reader.sequence(values["fence"], "\(field).fence").map {
+                reader.string($0.node, $0.field)
             })
+    }
+
+    private enum YesNo: String, CaseIterable {
+        case yes = "true"
+        case no = "false"
     }
 
     private func portNumber(_ node: Node?, _ field: String, default fallback: Int) -> UInt16 {

@@ -10,14 +10,25 @@ public struct Server: Hashable, Sendable {
     public var iscsiPort: UInt16
     /// What the switch says of itself towards this server; nil: it does not authenticate there.
     public var credential: CHAPCredential?
+    /// Used only while another server fails.
+    public var isSpare: Bool
+    /// Relative power: loads are compared divided by it. Positive.
+    public var weight: Double
+    /// Program and arguments that cut the server off from the storage for certain, and end with 0 when it is;
+    /// empty: there is none.
+    public var fence: [String]
 
     public init(
         name: String, addresses: [IPAddress], iscsiPort: UInt16 = 3260,
-        credential: CHAPCredential? = nil
+        credential: CHAPCredential? = nil, isSpare: Bool = false, weight: Double = 1,
+        fence: [String] = []
     ) {
         self.name = name
         self.addresses = addresses
         self.iscsiPort = iscsiPort
         self.credential = credential
+        self.isSpare = isSpare
+        self.weight = weight
+        self.fence = fence
     }
 }

@@ -1,23 +1,31 @@
 import CLinux
 import DataPlane
+import Glibc
 import Logging
 import StorageProtocols
 
-/// Probes every server: at the start each of its resources, then one of them in turn at each interval, the
-/// servers one after the other and not all at once. Learns what the server negotiates and whether it serves.
+/// Probes servers: at the start each of their resources, then one of them in turn at each interval, the servers one
+/// after the other and not all at once; and when it is asked to. Learns what a server negotiates, and which
+/// units it has. What a result means is decided elsewhere.
 final class HealthMonitor {
     /// What is known of one server.
     struct State {
-        var isUp: Bool?
         var reason: String?
         /// ns of the last probe that succeeded.
         var latency: UInt64?
         var checks: UInt64 = 0
         var failures: UInt64 = 0
-        var since: UInt64 = 0
         var next = 0
-        var consecutive = 0
-        var isRunning = false
+        var running = 0
+    }
+
+    /// One probe's outcome.
+    struct Report {
+        var result: ProbeResult
+        var detail: String?
+        var identity: [[UInt8]: ISCSIServerProbe.UnitIdentity] = [:]
+        /// The server took the connection.
+        var isReached = false
     }
 
     private let engine: SessionEngine
@@ -29,8 +37,8 @@ final class HealthMonitor {
     private var timeout: UInt64 = 0
     private var timer: EventLoop.Timer?
     private(set) var states: [String: State] = [:]
-    /// Results of the same kind in a row before a server changes its state.
-    private let threshold = 2
+    /// Every probe of a server's health.
+    var onReport: (_ server: String, _ report: Report) -> Void = { _, _ in }
 
     init(_ configuration: Configuration, engine: SessionEngine, portal: ISCSIPortal) {
         self.engine = engine
@@ -57,19 +65,15 @@ final class HealthMonitor {
 
     /// Probes everything once, then calls `ready`, then goes on for ever.
     func start(ready: @escaping () -> Void) {
-        probe(servers, done: ready)
-        scheduleNext()
-    }
-
-    private func probe(_ servers: [Server], done: @escaping () -> Void) {
         var outstanding = servers.count
         for server in servers {
             probeAll(server, resources(of: server)) {
                 outstanding -= 1
-                if outstanding == 0 { done() }
+                if outstanding == 0 { ready() }
             }
         }
-        if servers.isEmpty { done() }
+        if servers.isEmpty { ready() }
+        scheduleNext()
     }
 
     private func scheduleNext() {
@@ -86,9 +90,13 @@ final class HealthMonitor {
         _ server: Server, _ rest: [Resource], done: @escaping () -> Void
     ) {
         guard let first = rest.first else { return done() }
-        probe(server, first) { [weak self] isReached in
+        probe(server, first, timeout: timeout, wantsIdentity: true) { [weak self] report in
+            if !report.identity.isEmpty {
+                self?.portal.learn(report.identity, resource: first.name, server: server.name)
+            }
+            self?.onReport(server.name, report)
             // A server that is not there need not be asked again for each resource.
-            self?.probeAll(server, isReached ? Array(rest.dropFirst()) : [], done: done)
+            self?.probeAll(server, report.isReached ? Array(rest.dropFirst()) : [], done: done)
         }
     }
 
@@ -96,29 +104,58 @@ final class HealthMonitor {
         defer { scheduleNext() }
         guard !servers.isEmpty else { return }
         turn = (turn + 1) % servers.count
-        let server = servers[turn]
+        check(servers[turn], timeout: timeout)
+    }
+
+    /// Probes a server now, whatever its turn.
+    func check(_ name: String, timeout: UInt64) {
+        guard let server = servers.first(where: { $0.name == name }) else { return }
+        check(server, timeout: timeout, isUrgent: true)
+    }
+
+    private func check(_ server: Server, timeout: UInt64, isUrgent: Bool = false) {
         let resources = resources(of: server)
-        guard var state = states[server.name], !state.isRunning, !resources.isEmpty else { return }
-        let resource = resources[state.next % resources.count]
+        guard var state = states[server.name], isUrgent || state.running == 0, !resources.isEmpty
+        else { return }
+        // What it serves now says more than what it could serve.
+        let serving = resources.filter { $0.assigned == server.name }
+        let wanted = serving.isEmpty ? resources : serving
+        let resource = wanted[state.next % wanted.count]
         state.next += 1
         states[server.name] = state
-        probe(server, resource) { _ in }
+        probe(server, resource, timeout: timeout, wantsIdentity: false) { [weak self] report in
+            self?.onReport(server.name, report)
+        }
+    }
+
+    /// Asks whether a server serves this very resource, and which units it has there.
+    func confirm(
+        _ name: String, resource: String, timeout: UInt64, done: @escaping (Report) -> Void
+    ) {
+        guard let server = servers.first(where: { $0.name == name }),
+            let resource = portal.resources[name: resource]
+        else { return done(Report(result: .bad, detail: "there is no such server or resource")) }
+        probe(server, resource, timeout: timeout, wantsIdentity: true, done: done)
     }
 
     private func probe(
-        _ server: Server, _ resource: Resource, done: @escaping (Bool) -> Void
+        _ server: Server, _ resource: Resource, timeout: UInt64, wantsIdentity: Bool,
+        done: @escaping (Report) -> Void
     ) {
         guard let address = server.addresses.first,
             let local = engine.storageAddress(like: address),
             let port = engine.ports.allocate(address: local, now: engine.loop.now)
-        else { return done(false) }
-        states[server.name]?.isRunning = true
+        else {
+            return done(Report(result: .bad, detail: "no address or source port to reach it from"))
+        }
+        states[server.name]?.running += 1
         let credential = portal.serverCredential(server: server.name, resource: resource.name)
         let connection = ProbeConnection(
             engine: engine,
             probe: ISCSIServerProbe(
                 initiatorName: ISCSIPortal.initiatorName, targetName: resource.target,
-                credential: credential.own, mutual: credential.mutual, random: portal.random))
+                credential: credential.own, mutual: credential.mutual,
+                wantsIdentity: wantsIdentity, random: portal.random))
         connection.run(
             to: SocketAddress(address: address, port: server.iscsiPort),
             from: SocketAddress(address: local, port: port), timeout: timeout
@@ -126,40 +163,32 @@ final class HealthMonitor {
             guard let self else { return }
             engine.ports.release(
                 address: local, port: port, now: engine.loop.now, quarantine: 60_000_000_000)
-            take(result, latency, server, resource)
-            done(connection.isConnected)
+            done(take(result, latency, server, resource, connection))
         }
     }
 
     private func take(
         _ result: Result<ISCSIServerProbe.Outcome, ISCSIServerProbe.ProbeFailure>,
-        _ latency: UInt64, _ server: Server, _ resource: Resource
-    ) {
-        guard var state = states[server.name] else { return }
-        state.isRunning = false
-        state.checks += 1
-        var isGood = false
+        _ latency: UInt64, _ server: Server, _ resource: Resource, _ connection: ProbeConnection
+    ) -> Report {
+        var report = Report(result: .bad, isReached: connection.isConnected)
         switch result {
         case .success(let outcome):
             portal.learn(outcome.parameters, server: server.name, resource: resource.name)
-            isGood = outcome.isReady
-            state.latency = latency
-            state.reason = isGood ? nil : "\(resource.name) is not ready"
-        case .failure(let failure): state.reason = "\(resource.name): \(failure.reason)"
+            report.result = outcome.isReady ? .good : .bad
+            report.identity = outcome.identity
+            report.detail = outcome.isReady ? nil : "\(resource.name) is not ready"
+            states[server.name]?.latency = latency
+        case .failure(let failure):
+            report.detail = "\(resource.name): \(failure.reason)"
+            report.result =
+                connection.isRefused ? .refused : connection.isTimedOut ? .timedOut : .bad
         }
-        if !isGood { state.failures += 1 }
-        state.consecutive = isGood == state.isUp ? 0 : state.consecutive + 1
-        if state.isUp == nil || state.consecutive >= threshold {
-            state.isUp = isGood
-            state.since = engine.loop.now
-            state.consecutive = 0
-            engine.log.notice(
-                "server \(server.name) is \(isGood ? "up" : "down")\(state.reason.map { ": \($0)" } ?? "")"
-            )
-            engine.onEvent(
-                .server(server.name, isUp: isGood, detail: state.reason ?? "\(resource.name)"))
-        }
-        states[server.name] = state
+        states[server.name]?.running -= 1
+        states[server.name]?.checks += 1
+        states[server.name]?.reason = report.detail
+        if report.result != .good { states[server.name]?.failures += 1 }
+        return report
     }
 }
 
@@ -171,6 +200,9 @@ private final class ProbeConnection {
     private var reader = ISCSIPDUReader()
     private var output = OutboundBuffer()
     private(set) var isConnected = false
+    /// Nobody listens there.
+    private(set) var isRefused = false
+    private(set) var isTimedOut = false
     private var started: UInt64 = 0
     private var timer: EventLoop.Timer?
     private var done:
@@ -198,6 +230,7 @@ private final class ProbeConnection {
             return finish(.failure(.init(reason: "\(error)")))
         }
         timer = engine.loop.schedule(after: timeout) { [self] in
+            isTimedOut = true
             finish(.failure(.init(reason: isConnected ? "no answer" : "no connection")))
         }
         engine.loop.register(descriptor, events: [.read, .write, .edgeTriggered]) { [self] _ in
@@ -205,9 +238,12 @@ private final class ProbeConnection {
         }
     }
 
+    private static let refusal = String(cString: strerror(ECONNREFUSED))
+
     private func ready() {
         if !isConnected {
             if let failure = Socket.connectFailure(descriptor) {
+                isRefused = failure == Self.refusal
                 return finish(.failure(.init(reason: "connect: \(failure)")))
             }
             guard (try? TCPInfo(descriptor: descriptor))?.isEstablished == true else { return }

@@ -27,6 +27,7 @@ public final class Daemon: @unchecked Sendable {
     private(set) var engine: SessionEngine!
     private(set) var portal: ISCSIPortal!
     private(set) var health: HealthMonitor!
+    private(set) var management: ResourceManagement!
     let captures = CaptureTable()
     private(set) var listeners: Listeners!
     private var announcer: AddressAnnouncer?
@@ -171,20 +172,36 @@ public final class Daemon: @unchecked Sendable {
         portal = ISCSIPortal(configuration: configuration, engine: engine)
         listeners = Listeners(engine: engine, portal: portal)
         health = HealthMonitor(configuration, engine: engine, portal: portal)
+        management = ResourceManagement(
+            configuration, engine: engine, portal: portal, health: health)
+        management.onEvent = { [events, log] event in
+            let model = EventModel(event)
+            log.log(level: event.level, "\(model.message)")
+            events.add(model)
+        }
         let announcer = AddressAnnouncer(
             configuration: configuration, loop: loop, dataplane: dataplane)
         self.announcer = announcer
         let rejoins = PortRejoins(dataplane: dataplane)
-        engine.onEvent = { [events, portNames] event in
+        engine.onEvent = { [weak self, events, portNames] event in
             var isRejoined = false
             if case .port(let number, let isUp) = event {
                 isRejoined = rejoins.take(number)
                 if isUp { announcer.announce(only: number) }
+                self?.linkChanged(number, isUp: isUp)
             }
             events.add(event, ports: portNames, isRejoined: isRejoined)
         }
         engine.start()
         announcer.start()
+    }
+
+    private func linkChanged(_ number: PortNumber, isUp: Bool) {
+        guard let port = configuration.ports.first(where: { $0.name == portNames.name(number) })
+        else { return }
+        management.portChanged(
+            number, isUp: isUp,
+            deviceExists: FileManager.default.fileExists(atPath: "/sys/class/net/\(port.device)"))
     }
 
     /// Listens when every server was looked at once, so that the first client finds what it needs.

@@ -109,6 +109,9 @@ extension Daemon {
         }
         portal.update(from: old, to: wanted)
         setConfiguration(wanted)
+        if old.servers != wanted.servers || old.resources != wanted.resources {
+            management.update(wanted)
+        }
         health.update(to: wanted) { [weak self] in
             guard let self, !wanted.resources.isEmpty else { return }
             for failure in listeners.openISCSI(wanted) { log.error("iSCSI at \(failure)") }

@@ -284,7 +284,7 @@ extension Daemon: ControlService {
         case "discovery", "fullFeature", "clientOnly": .idle
         case "connecting": .connecting
         case "relaying": .relaying
-        case "drainingToSplice", "drainingToRelay": .draining
+        case "drainingToSplice", "drainingToRelay", "restoring": .draining
         case "spliced": .spliced
         default: .closing
         }
@@ -452,12 +452,13 @@ extension Daemon: ControlService {
                 model.addresses = server.addresses.map { "\($0)" }
                 model.activeAddress = model.addresses.first
                 if let state = health.states[server.name] {
-                    model.health = state.isUp == nil ? .unknown : state.isUp == true ? .up : .down
+                    model.health = management.health(of: server.name)
                     model.healthReason = state.reason
                     model.latencyUs = state.latency.map { $0 / 1_000 }
                     model.checks = state.checks
                     model.checksFailed = state.failures
-                    model.stateAgeS = state.since == 0 ? 0 : seconds(now &- min(now, state.since))
+                    let since = management.since[server.name] ?? 0
+                    model.stateAgeS = since == 0 ? 0 : seconds(now &- min(now, since))
                 }
                 model.resources = portal.resources.assigned(to: server.name).map(\.name)
                 model.sessions = sessions.count { $0.serverName == server.name }

@@ -4,7 +4,7 @@ import StorageProtocols
 /// What all iSCSI sessions at the virtual addresses share: the tables, what was learned of servers, counters.
 final class ISCSIPortal {
     /// Changed by the resource management only.
-    var resources: ResourceTable
+    private(set) var resources: ResourceTable
     private var credentials: CredentialTable
     private var users: [Credential]
     private var servers: [String: Server]
@@ -13,6 +13,7 @@ final class ISCSIPortal {
     private let port: UInt16
     /// Learned by probes, by server and resource.
     private var learned: [String: [String: ISCSIServerParameters]] = [:]
+    private var identities: [String: [[UInt8]: ISCSIServerProbe.UnitIdentity]] = [:]
     private var lastTSIH: UInt16 = 0
     private(set) var splicesAutomatically: Bool
     /// ns that a client's login may take.
@@ -20,8 +21,8 @@ final class ISCSIPortal {
     /// ns from a session's first command to the end of the login at its server, as for a health check.
     private(set) var serverTimeout: UInt64
     /// ns that a session waits for a server before it is given up.
-    private(set) var serverWait: UInt64 = 30_000_000_000
-    private(set) var requestDeadlineMinimum: UInt64 = 500_000_000
+    private(set) var serverWait: UInt64
+    private(set) var requestDeadlineMinimum: UInt64
     /// Octets of one session's request log; 0: none is kept.
     private let logMaximum: Int
     let logBudget: RequestLogBudget
@@ -40,6 +41,9 @@ final class ISCSIPortal {
         port = configuration.iscsi.port
         loginTimeout = UInt64(configuration.limits.loginTimeoutMilliseconds) * 1_000_000
         serverTimeout = UInt64(configuration.health.timeoutMilliseconds) * 1_000_000
+        serverWait = UInt64(configuration.health.serverWaitMilliseconds) * 1_000_000
+        requestDeadlineMinimum =
+            UInt64(configuration.health.requestDeadlineMilliseconds) * 1_000_000
         logMaximum = configuration.limits.requestLogBytes
         logBudget = RequestLogBudget(maximum: configuration.limits.requestLogTotalBytes)
         self.engine = engine
@@ -67,6 +71,8 @@ final class ISCSIPortal {
         splicesAutomatically = new.iscsi.splicesAutomatically
         loginTimeout = UInt64(new.limits.loginTimeoutMilliseconds) * 1_000_000
         serverTimeout = UInt64(new.health.timeoutMilliseconds) * 1_000_000
+        serverWait = UInt64(new.health.serverWaitMilliseconds) * 1_000_000
+        requestDeadlineMinimum = UInt64(new.health.requestDeadlineMilliseconds) * 1_000_000
         // What was learned of a server that is another one now is learned again.
         for server in old.servers where !new.servers.contains(server) {
             learned[server.name] = nil
@@ -120,6 +126,33 @@ final class ISCSIPortal {
 
     func learn(_ parameters: ISCSIServerParameters, server: String, resource: String) {
         learned[server, default: [:]][resource] = parameters
+    }
+
+    /// Which units a resource has: what was seen first counts, wherever it was.
+    func learn(
+        _ identity: [[UInt8]: ISCSIServerProbe.UnitIdentity], resource: String, server: String
+    ) {
+        guard let known = identities[resource] else {
+            identities[resource] = identity
+            return
+        }
+        if known != identity {
+            engine.log.error(
+                "\(resource) at \(server) is not what it is elsewhere: other units, capacities or names")
+        }
+    }
+
+    /// Nil: it is the same resource, as far as anybody knows.
+    func difference(
+        _ identity: [[UInt8]: ISCSIServerProbe.UnitIdentity], from resource: String
+    ) -> String? {
+        guard let known = identities[resource] else { return nil }
+        if Set(known.keys) != Set(identity.keys) { return "it has other logical units" }
+        for (unit, expected) in known where identity[unit] != expected {
+            return identity[unit]?.capacity != expected.capacity
+                ? "a unit has another capacity" : "a unit has another identity (VPD page 83h)"
+        }
+        return nil
     }
 
     func learnedParameters(of server: String) -> ISCSIServerParameters? {
@@ -193,7 +226,11 @@ final class ISCSIPortal {
     }
 
     func join(_ session: ISCSISession) { members[session.id] = session }
-    func leave(_ session: ISCSISession) { members[session.id] = nil }
+    func leave(_ session: ISCSISession) {
+        if members.removeValue(forKey: session.id) != nil { onLeave(session) }
+    }
+    var onLeave: (ISCSISession) -> Void = { _ in }
+    func take(_ table: ResourceTable) { resources = table }
 
     /// Logged-in sessions of a resource.
     func sessions(of resource: String) -> [ISCSISession] {
@@ -221,11 +258,10 @@ final class ISCSIPortal {
         return parameters(of: resource)?.maxReceiveDataSegmentLength ?? 8_192
     }
 
-    /// ns that a request may be open before somebody looks: as a retransmission time-out (RFC 6298
-    /// section 2), with room for what is rare, and never below the configured one.
+    /// ns that a request may be open before somebody looks, from what requests take.
     func requestDeadline(latency: UInt64, deviation: UInt64) -> UInt64 {
         let measured = 4 * (latency + 4 * deviation)
-        return min(max(measured, requestDeadlineMinimum), max(requestDeadlineMinimum, 30_000_000_000))
+        return min(max(measured, requestDeadlineMinimum), max(requestDeadlineMinimum, 10_000_000_000))
     }
 
     // MARK: Counting

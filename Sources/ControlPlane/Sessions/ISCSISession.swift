@@ -217,6 +217,8 @@ final class ISCSISession: Session {
     /// A server was logged in to: what the client has is more than this process knows.
     private var hasBegun = false
     private var isWaiting = false
+    /// A server that failed is about to be given up.
+    private var isFailing = false
     /// ns, since when there is no server; 0: there is one.
     private var waitingSince: UInt64 = 0
     private var lossReason = ""
@@ -323,6 +325,11 @@ final class ISCSISession: Session {
 
     func stayAfterAll() { core?.stayAfterAll() }
 
+    /// It is logged in there.
+    func isServed(by server: String) -> Bool {
+        serverName == server && relay?.isEstablished == true && core?.state != .clientOnly
+    }
+
     /// The server is known to be gone: what is on its way to it is not waited for.
     func loseServer(_ reason: String) {
         guard case .redirected = phase else { return }
@@ -363,13 +370,17 @@ final class ISCSISession: Session {
     /// The server did not take the session in; another one may, or the same a little later.
     private func serverFailed(_ reason: String) {
         timer?.cancel()
-        guard case .redirected = phase, relay?.isEstablished != true || hasBegun else { return }
+        guard case .redirected = phase, relay?.isEstablished != true || hasBegun, !isFailing else {
+            return
+        }
+        isFailing = true
         let server = serverName ?? ""
         engine.log.warning("session \(id): server \(server): \(reason)")
         portal.serverLoginFailed()
         // Not from within the relay: it is in the middle of the server's octets.
         engine.loop.postLocal { [weak self] in
             guard let self, case .redirected = phase else { return }
+            isFailing = false
             pending += relay?.takeBacklog() ?? []
             core?.abandonServer()
             portal.trouble(server, .attachFailed(reason))

@@ -10,9 +10,23 @@ public struct ISCSIServerProbe {
         /// TEST UNIT READY of a logical unit ended with GOOD. Unit 0 counts only where there is no other:
         /// where there are others it may be a controller, which is ready always.
         public var isReady: Bool
+        /// When it was asked for: what tells the units apart, each by its 8 octets of LUN.
+        public var identity: [[UInt8]: UnitIdentity] = [:]
     }
 
-    private enum Step { case login, report(UInt32), test(UInt32), logout, done }
+    /// What stays the same when the same unit is reached through another server.
+    public struct UnitIdentity: Equatable, Sendable {
+        /// READ CAPACITY(10): last block and block length (SPC/SBC-3 section 5.15).
+        public var capacity: [UInt8] = []
+        /// Designators of the unit, not those of the port or target, of VPD page 83h (SPC-4 section 7.8.6).
+        public var designators: [[UInt8]] = []
+    }
+
+    private enum Step {
+        case login, report(UInt32), test(UInt32)
+        case capacity(UInt32), designators(UInt32)
+        case logout, done
+    }
     private var login: ISCSIInitiatorLogin
     private var step = Step.login
     private var result = ISCSIInitiatorResult()
@@ -23,6 +37,10 @@ public struct ISCSIServerProbe {
     private var report: [UInt8] = []
     /// Logical units to ask, each as its 8 octets.
     private var units: [[UInt8]] = []
+    private let wantsIdentity: Bool
+    private var identity: [[UInt8]: UnitIdentity] = [:]
+    private var unnamed: [[UInt8]] = []
+    private var answer: [UInt8] = []
 
     /// Units that are asked at most, and octets of their list that are read.
     private static let unitMaximum = 8
@@ -43,8 +61,9 @@ public struct ISCSIServerProbe {
     public init(
         initiatorName: String, targetName: String,
         credential: ISCSICredential? = nil, mutual: ISCSICredential? = nil,
-        random: @escaping (Int) -> [UInt8]
+        wantsIdentity: Bool = false, random: @escaping (Int) -> [UInt8]
     ) {
+        self.wantsIdentity = wantsIdentity
         login = ISCSIInitiatorLogin(
             ISCSIInitiatorRequest(
                 initiatorName: initiatorName, targetName: targetName,
@@ -67,6 +86,9 @@ public struct ISCSIServerProbe {
             }
             result.nextStatus = pdu.statusSequence &+ 1
             return tested(status: pdu[3])
+        case .capacity(let tag), .designators(let tag):
+            guard pdu.initiatorTaskTag == tag else { return [] }
+            return identified(pdu)
         case .logout, .done:
             guard pdu.opcode == ISCSIOpcode.logoutResponse else { return [] }
             step = .done
@@ -84,7 +106,8 @@ public struct ISCSIServerProbe {
         return Outcome(
             parameters: ISCSIServerParameters(
                 limits: result.parameters, maxReceiveDataSegmentLength: result.targetMaxReceive,
-                commandWindow: window > 0 && window < 65_536 ? window : 1), isReady: isReady)
+                commandWindow: window > 0 && window < 65_536 ? window : 1), isReady: isReady,
+            identity: identity)
     }
 
     private mutating func continueLogin(
@@ -134,6 +157,7 @@ public struct ISCSIServerProbe {
         }
         result.nextStatus = pdu.statusSequence &+ 1
         units = pdu[3] == 0 ? Self.units(in: report) : []
+        unnamed = wantsIdentity ? units : []
         // What does not tell its units has unit 0.
         if units.isEmpty { units = [[UInt8](repeating: 0, count: 8)] }
         return [.send(testUnitReady())]
@@ -166,11 +190,80 @@ public struct ISCSIServerProbe {
             attempts = 0
             return [.send(testUnitReady())]
         }
+        return [.send(nextIdentityOrLogout())]
+    }
+
+    // MARK: Identity
+
+    private mutating func nextIdentityOrLogout() -> ISCSIPDU {
+        guard isReady, let unit = unnamed.first else { return logout() }
+        // READ CAPACITY(10), SBC-3 section 5.15.
+        var pdu = command(unit: unit, flags: 0xc1)
+        pdu.setField32(8, 20)
+        pdu[32] = 0x25
+        answer = []
+        step = .capacity(commands)
+        return pdu
+    }
+
+    private mutating func askDesignators(_ unit: [UInt8]) -> ISCSIPDU {
+        // INQUIRY with EVPD, page 83h, SPC-4 section 6.6.
+        var pdu = command(unit: unit, flags: 0xc1)
+        pdu.setField32(1_024, 20)
+        pdu[32] = 0x12
+        pdu[33] = 1
+        pdu[34] = 0x83
+        pdu[35] = 4
+        answer = []
+        step = .designators(commands)
+        return pdu
+    }
+
+    private mutating func identified(_ pdu: ISCSIPDU) -> [Action] {
+        switch pdu.opcode {
+        case ISCSIOpcode.dataIn:
+            answer += pdu.data.prefix(1_024 - min(1_024, answer.count))
+            guard pdu.flags & 1 != 0 else { return [] }
+        case ISCSIOpcode.scsiResponse: break
+        default: return []
+        }
+        result.nextStatus = pdu.statusSequence &+ 1
+        guard let unit = unnamed.first else { return [.send(logout())] }
+        // A unit attention of this nexus: asked again it answers.
+        if pdu[3] == 2, attempts < 8 {
+            attempts += 1
+            if case .capacity = step { return [.send(nextIdentityOrLogout())] }
+            return [.send(askDesignators(unit))]
+        }
+        if case .capacity = step {
+            identity[unit, default: UnitIdentity()].capacity = pdu[3] == 0 ? answer : []
+            return [.send(askDesignators(unit))]
+        }
+        identity[unit, default: UnitIdentity()].designators =
+            pdu[3] == 0 ? Self.designators(in: answer) : []
+        unnamed.removeFirst()
+        return [.send(nextIdentityOrLogout())]
+    }
+
+    /// Designators whose association is the logical unit (SPC-4 table 589: association 00b), sorted.
+    static func designators(in page: [UInt8]) -> [[UInt8]] {
+        var result: [[UInt8]] = []
+        var offset = 4
+        while offset + 4 <= page.count {
+            let end = offset + 4 + Int(page[offset + 3])
+            guard end <= page.count else { break }
+            if page[offset + 1] >> 4 & 3 == 0 { result.append(Array(page[offset..<end])) }
+            offset = end
+        }
+        return result.sorted { $0.lexicographicallyPrecedes($1) }
+    }
+
+    private mutating func logout() -> ISCSIPDU {
         var pdu = ISCSIPDU(opcode: ISCSIOpcode.logout, flags: 0x80, isImmediate: true)
         pdu.initiatorTaskTag = 0x8000_0000
         pdu.commandSequence = commands &+ 1
         pdu.expectedStatus = result.nextStatus
         step = .logout
-        return [.send(pdu)]
+        return pdu
     }
 }

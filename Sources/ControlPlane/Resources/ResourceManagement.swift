@@ -1,0 +1,337 @@
+import DataPlane
+import Foundation
+import Glibc
+import Logging
+
+/// Carries out what the `ResourceManager` decides, and tells it what happens: probes, links, sessions, fences. The
+/// manager is the only one that changes the table; here it meets sockets, clocks and people.
+///
+/// Lives on the session thread.
+final class ResourceManagement {
+    private(set) var manager: ResourceManager
+    private let engine: SessionEngine
+    private let portal: ISCSIPortal
+    private let health: HealthMonitor
+    private var servers: [String: Server]
+    private var suspectTimeout: UInt64
+    private var timer: EventLoop.Timer?
+    /// Sessions that a change moves and that have not arrived, by change and resource.
+    private var arriving: [Arrival] = []
+    /// Storage port that leads to a server, as far as it is known.
+    private var ports: [String: PortNumber] = [:]
+    private var portStates: [PortNumber: Bool] = [:]
+    /// ns, when each server was found down, and the failovers that were finished.
+    private(set) var statistics = ManagementStatistics()
+    var onEvent: (ManagementEvent) -> Void = { _ in }
+
+    private struct Arrival {
+        var change: ChangeID
+        var resource: String
+        var to: String
+        var waiting: Set<SpliceID>
+        var moved = 0
+        var failed = 0
+    }
+
+    init(
+        _ configuration: Configuration, engine: SessionEngine, portal: ISCSIPortal,
+        health: HealthMonitor
+    ) {
+        self.engine = engine
+        self.portal = portal
+        self.health = health
+        servers = Dictionary(
+            configuration.servers.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+        suspectTimeout = UInt64(configuration.health.suspectTimeoutMilliseconds) * 1_000_000
+        manager = Self.makeManager(configuration, portal.resources)
+        wire()
+    }
+
+    private static func makeManager(
+        _ configuration: Configuration, _ table: ResourceTable
+    ) -> ResourceManager {
+        var settings = ManagementSettings()
+        settings.monitor.rise = configuration.health.rise
+        settings.monitor.fall = configuration.health.fall
+        settings.monitor.urgentTimeout =
+            UInt64(configuration.health.suspectTimeoutMilliseconds) * 1_000_000
+        settings.monitor.firstTimeout =
+            UInt64(configuration.health.timeoutMilliseconds) * 1_000_000
+        settings.confirmTimeout = UInt64(configuration.health.timeoutMilliseconds) * 1_000_000
+        let used = Set(configuration.resources.flatMap(\.servers))
+        return ResourceManager(
+            servers: configuration.servers.filter { used.contains($0.name) || $0.isSpare }.map {
+                ManagedServer(
+                    name: $0.name, isSpare: $0.isSpare, weight: $0.weight,
+                    canBeFenced: !$0.fence.isEmpty)
+            }, table: table, settings: settings)
+    }
+
+    private func wire() {
+        health.onReport = { [weak self] server, report in self?.take(report, of: server) }
+        portal.onTrouble = { [weak self] server, trouble in self?.take(trouble, at: server) }
+        portal.isServing = { [weak self] in self?.manager.state(of: $0) != .down }
+        portal.mayChange = { [weak self] in self?.mayChange($0, $1) ?? false }
+        portal.onMoved = { [weak self] session, duration, isOrderly in
+            self?.statistics.add(stall: duration, isOrderly: isOrderly)
+            self?.arrived(session)
+        }
+        portal.onLeave = { [weak self] session in self?.left(session) }
+    }
+
+    /// The configuration was read again. What servers were found to be is asked anew.
+    func update(_ configuration: Configuration) {
+        servers = Dictionary(
+            configuration.servers.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+        manager = Self.makeManager(configuration, portal.resources)
+        arriving = []
+    }
+
+    // MARK: Inputs
+
+    /// Asks the manager, does what it says.
+    func handle(_ input: ManagementInput) {
+        carryOut(manager.handle(input, now: engine.loop.clock()))
+    }
+
+    func perform(_ operation: ManagementOperation) throws(ManagementRefusal) {
+        carryOut(try manager.perform(operation, now: engine.loop.clock()))
+    }
+
+    private func take(_ report: HealthMonitor.Report, of server: String) {
+        if report.result == .good { learnPort(of: server) }
+        handle(.evidence(.probe(report.result), server: server))
+    }
+
+    private func take(_ trouble: ISCSIPortal.Trouble, at server: String) {
+        switch trouble {
+        case .sessionLost(let reason):
+            let isReset = reason.contains("reset")
+            handle(.evidence(.soft(isReset ? .sessionReset : .unexpectedEnd), server: server))
+        case .attachFailed: handle(.evidence(.soft(.sessionReset), server: server))
+        case .requestLate: handle(.evidence(.soft(.lateRequest), server: server))
+        }
+    }
+
+    private func mayChange(_ resource: String, _ server: String) -> Bool {
+        if manager.isChanging(resource) { return true }
+        if manager.state(of: server) == .suspect { return true }
+        guard manager.state(of: server) == .down else { return false }
+        return portal.resources.candidates(for: resource).contains {
+            manager.state(of: $0) == .up
+        }
+    }
+
+    // MARK: Links
+
+    /// A storage port went up or down: servers behind it share its fate.
+    func portChanged(_ port: PortNumber, isUp: Bool, deviceExists: Bool) {
+        portStates[port] = isUp
+        for server in servers.keys.sorted() where ports[server] == port {
+            let evidence: ServerEvidence = isUp ? .linkUp : deviceExists ? .linkDown : .portRemoved
+            handle(.evidence(evidence, server: server))
+        }
+    }
+
+    /// The port that the server's packets come from: by its MAC address, which the kernel knows, or by a session.
+    private func learnPort(of name: String) {
+        guard let server = servers[name] else { return }
+        for session in portal.sessions(at: name) {
+            let snapshot = engine.dataplane.call { $0.spliceSnapshot(session.id) } ?? nil
+            if let port = snapshot?.server.port, port != 0 {
+                ports[name] = port
+                return
+            }
+        }
+        guard let address = server.addresses.first(where: \.isIPv4),
+            let mac = NeighbourTable.macAddress(of: address, device: engine.storageDevice)
+        else { return }
+        let domain = engine.storageDomain
+        let now = engine.loop.clock()
+        let entries = engine.dataplane.call { $0.macStatus(now: now) } ?? []
+        if let entry = entries.first(where: { $0.mac == mac && $0.domain == domain }) {
+            ports[name] = entry.port
+        }
+    }
+
+    // MARK: Actions
+
+    private func carryOut(_ actions: [ManagementAction]) {
+        // Whoever asks for the table while actions are carried out finds what was decided.
+        portal.take(manager.table)
+        for action in actions { carryOut(action) }
+        scheduleTick()
+    }
+
+    private func scheduleTick() {
+        timer?.cancel()
+        guard let deadline = manager.nextDeadline else { return }
+        let now = engine.loop.clock()
+        timer = engine.loop.schedule(after: deadline > now ? deadline - now : 1_000_000) {
+            [weak self] in self?.handle(.tick)
+        }
+    }
+
+    private func carryOut(_ action: ManagementAction) {
+        switch action {
+        case .confirm(let id, let resource, let server): confirm(id, resource, server)
+        case .moveSessions(let id, let resource, let from, let to, let mode):
+            moveSessions(id, resource, from: from, to: to, isOrderly: mode == .orderly)
+        case .probeNow(let server, let timeout): health.check(server, timeout: timeout)
+        case .serverAlive(let server):
+            for session in portal.sessions(at: server) { session.resume() }
+        case .fence(let id, let server): fence(id, server)
+        case .event(let event):
+            statistics.count(event)
+            if case .serverDown(let server, let cause, _) = event {
+                // Nothing that goes to it is of use: clients are held here from now on.
+                for session in portal.sessions(at: server) { session.loseServer(cause.rawValue) }
+            }
+            onEvent(event)
+        }
+    }
+
+    private func confirm(_ id: ChangeID, _ resource: String, _ server: String) {
+        health.confirm(server, resource: resource, timeout: manager.settings.confirmTimeout) {
+            [weak self] report in
+            guard let self else { return }
+            var isGood = report.result == .good
+            if isGood, let difference = portal.difference(report.identity, from: resource) {
+                isGood = false
+                engine.log.error("\(resource) at \(server) is refused: \(difference)")
+            }
+            handle(.confirmed(id, resource: resource, server: server, isGood: isGood))
+        }
+    }
+
+    // MARK: Sessions
+
+    private func moveSessions(
+        _ id: ChangeID, _ resource: String, from: String, to: String, isOrderly: Bool
+    ) {
+        let sessions = portal.sessions(of: resource).filter {
+            $0.serverName != nil && !$0.isServed(by: to)
+        }
+        arriving.removeAll { $0.change == id && $0.resource == resource }
+        arriving.append(
+            Arrival(change: id, resource: resource, to: to, waiting: Set(sessions.map(\.id))))
+        for session in sessions {
+            session.move(isOrderly: isOrderly, reason: "\(resource) has moved to \(to)")
+        }
+        reportArrivals()
+    }
+
+    private func arrived(_ session: ISCSISession) {
+        for index in arriving.indices where arriving[index].to == session.serverName {
+            if arriving[index].waiting.remove(session.id) != nil { arriving[index].moved += 1 }
+        }
+        reportArrivals()
+    }
+
+    private func left(_ session: ISCSISession) {
+        for index in arriving.indices {
+            if arriving[index].waiting.remove(session.id) != nil { arriving[index].failed += 1 }
+        }
+        reportArrivals()
+    }
+
+    private func reportArrivals() {
+        let done = arriving.filter(\.waiting.isEmpty)
+        guard !done.isEmpty else { return }
+        arriving.removeAll(where: \.waiting.isEmpty)
+        // Not from within an action: the manager is told of one thing after the other.
+        engine.loop.postLocal { [weak self] in
+            for arrival in done {
+                self?.handle(
+                    .sessionsMoved(
+                        arrival.change, resource: arrival.resource, moved: arrival.moved,
+                        failed: arrival.failed))
+            }
+        }
+    }
+
+    // MARK: Fences
+
+    private func fence(_ id: FenceID, _ name: String) {
+        guard let command = servers[name]?.fence, let program = command.first else { return }
+        let arguments = Array(command.dropFirst()).map {
+            $0.replacing("{server}", with: name)
+        }
+        let answer = FenceAnswer(loop: engine.loop, management: self)
+        let log = engine.log
+        Thread.detachNewThread {
+            let process = Process()
+            process.executableURL = URL(fileURLWithPath: program)
+            process.arguments = arguments
+            process.standardInput = FileHandle.nullDevice
+            process.standardOutput = FileHandle.nullDevice
+            var isGood = false
+            do {
+                try process.run()
+                process.waitUntilExit()
+                isGood = process.terminationReason == .exit && process.terminationStatus == 0
+            } catch {
+                log.error("fence of \(name): \(error)")
+            }
+            answer.give(id, name, isGood: isGood)
+        }
+    }
+
+    /// The way back from the thread that waits for the command.
+    private struct FenceAnswer: @unchecked Sendable {
+        let loop: EventLoop
+        weak var management: ResourceManagement?
+
+        func give(_ id: FenceID, _ server: String, isGood: Bool) {
+            loop.post { management?.handle(.fenced(id, server: server, isGood: isGood)) }
+        }
+    }
+}
+
+/// Sums since the start.
+struct ManagementStatistics: Sendable {
+    var failovers: UInt64 = 0
+    var changes: UInt64 = 0
+    var moves: UInt64 = 0
+    var refusedConfirmations: UInt64 = 0
+    /// Sessions without a server, by how long: seconds.
+    var stalls = DurationHistogram()
+    var orderlyStalls = DurationHistogram()
+    /// From detection to the last resource's new place.
+    var failoverDurations = DurationHistogram()
+
+    mutating func add(stall: UInt64, isOrderly: Bool) {
+        if isOrderly { orderlyStalls.add(stall) } else { stalls.add(stall) }
+    }
+
+    mutating func count(_ event: ManagementEvent) {
+        switch event {
+        case .committed(_, _, let planned):
+            changes += 1
+            moves += UInt64(planned.count)
+        case .refused: refusedConfirmations += 1
+        case .failoverFinished(_, _, let duration):
+            failovers += 1
+            failoverDurations.add(duration)
+        default: break
+        }
+    }
+}
+
+/// Counts of durations, as Prometheus has them: cumulative, by upper bound.
+struct DurationHistogram: Sendable {
+    /// Seconds.
+    static let bounds = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
+    private(set) var counts = [UInt64](repeating: 0, count: Self.bounds.count)
+    private(set) var count: UInt64 = 0
+    private(set) var sum = 0.0
+
+    mutating func add(_ nanoseconds: UInt64) {
+        let seconds = Double(nanoseconds) / 1e9
+        count += 1
+        sum += seconds
+        for (index, bound) in Self.bounds.enumerated() where seconds <= bound {
+            counts[index] += 1
+        }
+    }
+}
