@@ -56,7 +56,9 @@ extension ResourceManager {
         emit(.refused(id, resource: move.resource, server: move.to, why: why))
         let next =
             changes[change].hasAlternatives
-            ? candidates(for: move, isFailover: isDown(move.from)).first { !move.tried.contains($0) }
+            ? candidates(for: move, isFailover: isDown(move.from)).first {
+                !move.tried.contains($0)
+            }
             : nil
         guard let next else {
             drop(change, position, why: "no server confirmed")

@@ -111,7 +111,7 @@ extension ResourceManager {
         for entry in servers {
             let name = entry.server.name
             if entry.monitor.state == .suspect { return "server \(name) is suspected" }
-            guard entry.isDown || entry.isLeaving, !table.assigned(to: name).isEmpty else {
+            guard entry.isDown || entry.isLeaving, table.isServing(name) else {
                 continue
             }
             return "server \(name) still has resources and is \(entry.isDown ? "down" : "drained")"
@@ -134,7 +134,9 @@ extension ResourceManager {
         let isPossible = moves.allSatisfy { move in
             (try? checkMove(move.resource, to: move.to)) != nil && !resting.contains(move.resource)
         }
-        if !moves.isEmpty, !isPossible { return emit(.balanceSkipped(why: "a move is not possible")) }
+        if !moves.isEmpty, !isPossible {
+            return emit(.balanceSkipped(why: "a move is not possible"))
+        }
         begin(.balance, moves)
     }
 }
