@@ -261,16 +261,17 @@ extension PlacementFunctions {
             }
             let order = totals.sorted { ($0.value, $0.key) < ($1.value, $1.key) }
             guard let low = order.first, let high = order.last, high.value > 1.5 * low.value else {
-                return []
+                return nil
             }
             let fitting = input.resources.filter {
                 $0.assigned == high.key && $0.isMovable && $0.servers.contains(low.key)
                     && low.value + $0.load < high.value - 1
             }
             guard let best = fitting.max(by: { ($0.load, $0.name) < ($1.load, $1.name) }) else {
-                return []
+                return nil
             }
-            return [PlannedMove(resource: best.name, from: high.key, to: low.key)]
+            let move = PlannedMove(resource: best.name, from: high.key, to: low.key)
+            return BalanceProposal(moves: [move], why: "\(high.value) above \(low.value)")
         }
         return functions
     }

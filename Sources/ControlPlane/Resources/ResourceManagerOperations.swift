@@ -130,13 +130,12 @@ extension ResourceManager {
         lastSkip = nil
         let resting = movedAt.filter { $0.value + settings.balanceRest > now }.keys
         let input = placementInput(pinning: Set(resting))
-        let moves = placement.balance(input, now)
-        let isPossible = moves.allSatisfy { move in
+        guard let proposal = placement.balance(input, now), !proposal.moves.isEmpty else { return }
+        let isPossible = proposal.moves.allSatisfy { move in
             (try? checkMove(move.resource, to: move.to)) != nil && !resting.contains(move.resource)
         }
-        if !moves.isEmpty, !isPossible {
-            return emit(.balanceSkipped(why: "a move is not possible"))
-        }
-        begin(.balance, moves)
+        guard isPossible else { return emit(.balanceSkipped(why: "a move is not possible")) }
+        guard let id = begin(.balance, proposal.moves) else { return }
+        emit(.balancePlanned(id, why: proposal.why))
     }
 }
