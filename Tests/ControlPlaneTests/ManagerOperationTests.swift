@@ -242,8 +242,9 @@ private let second = ManagerBench.second
     private static func bench() throws -> ManagerBench {
         var functions = PlacementFunctions.standard
         functions.balance = { input, _ in
-            input.resources.filter { $0.assigned == "server1" && $0.isMovable }.prefix(1)
-                .map { PlannedMove(resource: $0.name, from: "server1", to: "server2") }
+            let moves = input.resources.filter { $0.assigned == "server1" && $0.isMovable }
+                .prefix(1).map { PlannedMove(resource: $0.name, from: "server1", to: "server2") }
+            return BalanceProposal(moves: moves, why: "test")
         }
         var bench = ManagerBench.figure7(placement: functions)
         try bench.perform(.setAutomaticBalance(true))
@@ -257,6 +258,7 @@ private let second = ManagerBench.second
         bench.wait(second)
         bench.complete()
         #expect(bench.sessionMoves == ["r1 server1 server2 orderly"])
+        #expect(bench.events.contains(.balancePlanned(ChangeID(1), why: "test")))
         try bench.perform(.setAutomaticBalance(false))
         bench.clear()
         bench.wait(100 * second)
@@ -268,10 +270,11 @@ private let second = ManagerBench.second
             placement: {
                 var functions = PlacementFunctions.standard
                 functions.balance = { input, _ in
-                    input.resources.filter { $0.name == "r1" && $0.isMovable }.map {
+                    let moves = input.resources.filter { $0.name == "r1" && $0.isMovable }.map {
                         let to = $0.assigned == "server1" ? "server2" : "server1"
                         return PlannedMove(resource: "r1", from: $0.assigned, to: to)
                     }
+                    return BalanceProposal(moves: moves, why: "test")
                 }
                 return functions
             }())

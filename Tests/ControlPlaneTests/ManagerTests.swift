@@ -46,7 +46,8 @@ private let second = ManagerBench.second
         let first = bench.confirmations[0]
         bench.wait(5 * second)
         let asked = bench.confirmations.dropFirst(2)
-        #expect(asked.map { "\($0.resource) \($0.server)" }.sorted() == ["r1 server2", "r2 server3"])
+        #expect(
+            asked.map { "\($0.resource) \($0.server)" }.sorted() == ["r1 server2", "r2 server3"])
         bench.input(
             .confirmed(first.id, resource: first.resource, server: first.server, isGood: true))
         #expect(bench.commits == [])
@@ -247,7 +248,8 @@ private let second = ManagerBench.second
         #expect(bench.fences.isEmpty && bench.commits.count == 1)
     }
 
-    @Test func `a fence that fails is repeated with growing pauses, nothing moves before it succeeds`() {
+    @Test
+    func `a fence that fails is repeated with growing pauses, nothing moves before it succeeds`() {
         var bench = Self.bench()
         bench.input(.evidence(.linkDown, server: "server1"))
         bench.confirmAll()
@@ -302,7 +304,9 @@ private let second = ManagerBench.second
         #expect(bench.commits.count == 1)
     }
 
-    @Test func `sessions that were leaving in order wait for the fence when their server fails`() throws {
+    @Test func `sessions that were leaving in order wait for the fence when their server fails`()
+        throws
+    {
         var bench = Self.bench()
         try bench.perform(.drain(server: "server1"))
         bench.confirmAll()

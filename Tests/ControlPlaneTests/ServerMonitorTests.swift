@@ -75,7 +75,8 @@ private let second: UInt64 = 1_000_000_000
         #expect(monitor.cause?.isSilent == (cause != .refused))
     }
 
-    @Test func `a refusal after silence proves the end, a good probe after a refusal ends the proof`() {
+    @Test
+    func `a refusal after silence proves the end, a good probe after a refusal ends the proof`() {
         var monitor = Self.up()
         _ = monitor.handle(.linkDown, now: 1)
         #expect(monitor.cause == .linkDown)

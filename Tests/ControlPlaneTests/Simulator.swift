@@ -37,7 +37,8 @@ final class Simulator {
     }
 
     enum Fault: CaseIterable {
-        case crash, freeze, linkDown, broken, flapping, outage, drain, move, add, remove, loads, agent,
+        case crash, freeze, linkDown, broken, flapping, outage, drain, move, add, remove, loads,
+            agent,
             falseAlarm, announcement, balancing
     }
 
@@ -131,7 +132,9 @@ final class Simulator {
         input(.loads(randomLoads(), own: [:]))
         if chance(60) { perform(.setAutomaticBalance(true)) }
         input(.start)
-        for name in world.keys.sorted() { schedule(after: milliseconds(0...5000), .routineProbe(name)) }
+        for name in world.keys.sorted() {
+            schedule(after: milliseconds(0...5000), .routineProbe(name))
+        }
         for _ in 0..<(5 + random.below(30)) {
             guard let fault = Fault.allCases.randomElement(using: &random) else { continue }
             schedule(after: milliseconds(0...300_000), .fault(fault))
@@ -139,9 +142,9 @@ final class Simulator {
         runUntil(Self.faultTime)
         isQuiet = true
         // What is still to be repaired is repaired within the next minute; damping ends within four.
-        runUntil(Self.faultTime + 420 * Self.second)
+        runUntil(Self.faultTime + 300 * Self.second)
         invariants.isStill = true
-        runUntil(Self.faultTime + 520 * Self.second)
+        runUntil(Self.faultTime + 400 * Self.second)
         checkEnd()
     }
 
@@ -163,6 +166,7 @@ final class Simulator {
                 now = entry.time
                 happen(entry.event)
             }
+            checkServers()
         }
         now = max(now, end)
     }
@@ -209,12 +213,12 @@ final class Simulator {
             case .serverAlive(let server): reconnect(server)
             case .fence(let id, let server):
                 let isLucky = isQuiet || !chance(20)
-                schedule(after: milliseconds(100...2000), .fenceAnswer(id, server, isLucky: isLucky))
+                schedule(
+                    after: milliseconds(100...2000), .fenceAnswer(id, server, isLucky: isLucky))
             case .event(.serverRemoved(let server)): world[server] = nil
             case .event: break
             }
         }
-        checkServers()
     }
 
     private func confirm(_ id: ChangeID, _ resource: String, _ server: String) {
@@ -257,16 +261,17 @@ extension PlacementFunctions {
             }
             let order = totals.sorted { ($0.value, $0.key) < ($1.value, $1.key) }
             guard let low = order.first, let high = order.last, high.value > 1.5 * low.value else {
-                return []
+                return nil
             }
             let fitting = input.resources.filter {
                 $0.assigned == high.key && $0.isMovable && $0.servers.contains(low.key)
                     && low.value + $0.load < high.value - 1
             }
             guard let best = fitting.max(by: { ($0.load, $0.name) < ($1.load, $1.name) }) else {
-                return []
+                return nil
             }
-            return [PlannedMove(resource: best.name, from: high.key, to: low.key)]
+            let move = PlannedMove(resource: best.name, from: high.key, to: low.key)
+            return BalanceProposal(moves: [move], why: "\(high.value) above \(low.value)")
         }
         return functions
     }

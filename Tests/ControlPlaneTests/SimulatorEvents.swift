@@ -10,7 +10,7 @@ extension Simulator {
         case .routineProbe(let server):
             guard world[server] != nil else { return }
             probe(server, 2 * Self.second)
-            schedule(after: 5 * Self.second, .routineProbe(server))
+            schedule(after: (isQuiet ? 10 : 5) * Self.second, .routineProbe(server))
         case .probeAnswer(let server, let started, let timeout):
             answerProbe(server, started, timeout)
         case .confirmAnswer(let id, let resource, let server, let isLucky):
@@ -37,7 +37,6 @@ extension Simulator {
         case .evidence(let evidence, let server): input(.evidence(evidence, server: server))
         case .announce(let server, let announcement): announce(server, announcement)
         }
-        checkServers()
     }
 
     private func answerProbe(_ server: String, _ started: UInt64, _ timeout: UInt64) {
@@ -160,7 +159,8 @@ extension Simulator {
         }
         if let to, chance(80) {
             schedule(
-                after: milliseconds(1...3000), .announce(to, ResourceAnnouncement(appeared: [name])))
+                after: milliseconds(1...3000), .announce(to, ResourceAnnouncement(appeared: [name]))
+            )
         }
         schedule(
             after: milliseconds(5000...40_000),

@@ -42,6 +42,8 @@ extension Simulator {
 
     /// The table changes by commits only, and only grows.
     func checkTable(_ actions: [ManagementAction]) {
+        // What changes without an action is found with the next one.
+        if actions.isEmpty { return }
         let old = invariants.table
         let new = manager.table
         invariants.table = new
@@ -88,7 +90,8 @@ extension Simulator {
         switch event {
         case .changePlanned(let id, _, let moves):
             invariants.open[id] = Set(moves.map(\.resource))
-            for move in moves where invariants.open.contains(where: {
+            for move in moves
+            where invariants.open.contains(where: {
                 $0.key != id && $0.value.contains(move.resource)
             }) {
                 violation("\(move.resource) is in two changes")
@@ -122,7 +125,9 @@ extension Simulator {
         }
         invariants.deadMoves += 1
         if isGone { return }
-        if manager.state(of: from) != .down { violation("\(resource) cut from \(from), which is up") }
+        if manager.state(of: from) != .down {
+            violation("\(resource) cut from \(from), which is up")
+        }
         // It still has the process that holds requests of these sessions.
         if state.canBeFenced, legs[resource]?[from] == state.incarnation {
             violation("\(resource) leaves \(from), which may still write and was not fenced")
@@ -139,7 +144,7 @@ extension Simulator {
                 world[name]?.goodSince = now
             }
         }
-        for resource in invariants.table.all {
+        for resource in manager.table.all {
             let name = resource.name
             if isServing(resource.assigned, name) {
                 invariants.badSince[name] = nil

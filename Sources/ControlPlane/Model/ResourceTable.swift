@@ -38,6 +38,11 @@ public struct ResourceTable: Sendable, Hashable {
     /// Resources that `server` serves now.
     public func assigned(to server: String) -> [Resource] { all.filter { $0.assigned == server } }
 
+    /// True: `server` serves something now.
+    public func isServing(_ server: String) -> Bool {
+        byName.values.contains { $0.assigned == server }
+    }
+
     /// Other servers that hold the resource, in order of preference.
     public func candidates(for resource: String) -> [String] {
         guard let entry = byName[resource] else { return [] }
@@ -72,7 +77,7 @@ public struct ResourceTable: Sendable, Hashable {
 
     /// A server holds nothing any more. False, and no change, when it still serves something.
     public mutating func removeHolder(_ server: String) -> Bool {
-        guard assigned(to: server).isEmpty else { return false }
+        if isServing(server) { return false }
         for name in order { byName[name]?.servers.removeAll { $0 == server } }
         return true
     }

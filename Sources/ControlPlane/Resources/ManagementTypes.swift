@@ -206,8 +206,21 @@ package enum ManagementEvent: Hashable, Sendable {
     case drainStarted(String)
     case drainFinished(String, duration: UInt64)
     case drainCancelled(String)
+    /// Automatic balancing has planned the change.
+    case balancePlanned(ChangeID, why: String)
     case balanceSkipped(why: String)
     case announcementIgnored(server: String, resource: String, why: String)
+}
+
+/// Moves that balance the load, and why they are worth it.
+package struct BalanceProposal: Hashable, Sendable {
+    package var moves: [PlannedMove]
+    package var why: String
+
+    package init(moves: [PlannedMove], why: String) {
+        self.moves = moves
+        self.why = why
+    }
 }
 
 /// Placement as the manager uses it.
@@ -216,16 +229,15 @@ package struct PlacementFunctions: Sendable {
     package var drain: @Sendable (String, PlacementInput) -> [PlannedMove]
     package var giveBack: @Sendable (String, PlacementInput) -> [PlannedMove]
     package var candidates: @Sendable (String, PlacementInput) -> [String]
-    /// Moves that balance the load and are worth it; empty: leave it as it is. Called at each check with
-    /// the time, so it may keep no state.
-    package var balance: @Sendable (PlacementInput, UInt64) -> [PlannedMove]
+    /// Nil: leave it as it is. Called at each check with the time; resources that rest are not movable.
+    package var balance: @Sendable (PlacementInput, UInt64) -> BalanceProposal?
 
     package init(
         failover: @escaping @Sendable (Set<String>, PlacementInput) -> [PlannedMove],
         drain: @escaping @Sendable (String, PlacementInput) -> [PlannedMove],
         giveBack: @escaping @Sendable (String, PlacementInput) -> [PlannedMove],
         candidates: @escaping @Sendable (String, PlacementInput) -> [String],
-        balance: @escaping @Sendable (PlacementInput, UInt64) -> [PlannedMove]
+        balance: @escaping @Sendable (PlacementInput, UInt64) -> BalanceProposal?
     ) {
         self.failover = failover
         self.drain = drain
@@ -240,7 +252,7 @@ package struct PlacementFunctions: Sendable {
         drain: { Placement.drain(of: $0, in: $1) },
         giveBack: { Placement.giveBack(to: $0, in: $1) },
         candidates: { Placement.candidates(for: $0, in: $1) },
-        balance: { _, _ in [] })
+        balance: { _, _ in nil })
 }
 
 package struct ManagementSettings: Hashable, Sendable {

@@ -175,6 +175,8 @@ struct ServerEntry: Sendable {
         monitor = ServerMonitor(settings)
     }
 
+    /// Its end of a failover or of a drain is still to be told.
+    var hasToReport: Bool { drainStarted != nil || (downSince != nil && !failedOver.isEmpty) }
     var isDown: Bool { monitor.state == .down }
     var isLeaving: Bool { isDraining || isRemoving }
     /// Takes resources when no better server does.

@@ -1,9 +1,9 @@
 // The way of a change: confirmations, commit, sessions.
 
 extension ResourceManager {
-    /// Starts a change; resources that are in one already are left out.
-    mutating func begin(_ reason: ChangeReason, _ moves: [PlannedMove]) {
-        let id = nextChange()
+    /// Starts a change; resources that are in one already are left out. Nil: nothing was left.
+    @discardableResult
+    mutating func begin(_ reason: ChangeReason, _ moves: [PlannedMove]) -> ChangeID? {
         let until = now + settings.confirmTimeout
         let steps: [Move] = moves.compactMap { move in
             guard let from = table.assignedServer(of: move.resource), from != move.to,
@@ -13,10 +13,12 @@ extension ResourceManager {
                 resource: move.resource, from: from, to: move.to, tried: [move.to],
                 step: .confirming(until: until))
         }
-        guard !steps.isEmpty else { return }
+        guard !steps.isEmpty else { return nil }
+        let id = nextChange()
         changes.append(Change(id: id, reason: reason, started: now, moves: steps))
         emit(.changePlanned(id, reason, steps.map(\.planned)))
         for step in steps { emit(.confirm(id, resource: step.resource, server: step.to)) }
+        return id
     }
 
     mutating func takeConfirmation(
@@ -56,7 +58,9 @@ extension ResourceManager {
         emit(.refused(id, resource: move.resource, server: move.to, why: why))
         let next =
             changes[change].hasAlternatives
-            ? candidates(for: move, isFailover: isDown(move.from)).first { !move.tried.contains($0) }
+            ? candidates(for: move, isFailover: isDown(move.from)).first {
+                !move.tried.contains($0)
+            }
             : nil
         guard let next else {
             drop(change, position, why: "no server confirmed")

@@ -111,7 +111,7 @@ extension ResourceManager {
         for entry in servers {
             let name = entry.server.name
             if entry.monitor.state == .suspect { return "server \(name) is suspected" }
-            guard entry.isDown || entry.isLeaving, !table.assigned(to: name).isEmpty else {
+            guard entry.isDown || entry.isLeaving, table.isServing(name) else {
                 continue
             }
             return "server \(name) still has resources and is \(entry.isDown ? "down" : "drained")"
@@ -130,11 +130,12 @@ extension ResourceManager {
         lastSkip = nil
         let resting = movedAt.filter { $0.value + settings.balanceRest > now }.keys
         let input = placementInput(pinning: Set(resting))
-        let moves = placement.balance(input, now)
-        let isPossible = moves.allSatisfy { move in
+        guard let proposal = placement.balance(input, now), !proposal.moves.isEmpty else { return }
+        let isPossible = proposal.moves.allSatisfy { move in
             (try? checkMove(move.resource, to: move.to)) != nil && !resting.contains(move.resource)
         }
-        if !moves.isEmpty, !isPossible { return emit(.balanceSkipped(why: "a move is not possible")) }
-        begin(.balance, moves)
+        guard isPossible else { return emit(.balanceSkipped(why: "a move is not possible")) }
+        guard let id = begin(.balance, proposal.moves) else { return }
+        emit(.balancePlanned(id, why: proposal.why))
     }
 }

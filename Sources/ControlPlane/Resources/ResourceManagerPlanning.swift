@@ -66,6 +66,7 @@ extension ResourceManager {
 
     private mutating func planFailover(_ index: Int) {
         let name = servers[index].server.name
+        guard table.isServing(name) else { return }
         let lost = waiting(on: name)
         if lost.isEmpty { return }
         var moves = placement.failover([name], placementInput()).filter {
@@ -169,6 +170,7 @@ extension ResourceManager {
 
     /// Resources that have left their server go to the one that has announced them, or, after a while, to any.
     private mutating func planAnnounced() {
+        if absent.isEmpty { return }
         var moves: [PlannedMove] = []
         for resource in table.all {
             let name = resource.name
@@ -179,8 +181,9 @@ extension ResourceManager {
             let announced = announcers[name] ?? []
             let usable = candidates(for: name, on: resource.assigned, isFailover: true)
             let mayChoose = absence.searchAt.map { $0 <= now } ?? false
-            guard let target = usable.first(where: announced.contains)
-                ?? (mayChoose ? usable.first : nil)
+            guard
+                let target = usable.first(where: announced.contains)
+                    ?? (mayChoose ? usable.first : nil)
             else { continue }
             moves.append(PlannedMove(resource: name, from: resource.assigned, to: target))
         }

@@ -92,7 +92,7 @@ extension ResourceManager {
     }
 
     private func isHolding(_ server: String) -> Bool {
-        !table.assigned(to: server).isEmpty
+        table.isServing(server)
             || changes.contains { $0.moves.contains { $0.from == server } }
     }
 
@@ -116,7 +116,8 @@ extension ResourceManager {
 
     /// Ends of failovers and drains; servers that leave do so when they are empty.
     mutating func finishServers() {
-        for index in servers.indices where !isHolding(servers[index].server.name) {
+        for index in servers.indices
+        where servers[index].hasToReport && !isHolding(servers[index].server.name) {
             let name = servers[index].server.name
             if let since = servers[index].downSince, !servers[index].failedOver.isEmpty {
                 emit(
