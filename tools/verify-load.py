@@ -191,7 +191,7 @@ class Results:
         self.slowest = []
         self.slow_floor = 0.0
         self.wrong = 0
-        self.closed = self.reconnects = 0
+        self.closed = self.reconnects = self.attempts = 0
         self.second_worst = 0.0
 
     def at(self, moment=None):
@@ -244,7 +244,8 @@ class Session:
         self.descriptor = -1
         self.events = 0
         self.reconnect_at = None
-        self.requests = 0
+        self.requests = self.closed = 0
+        self.is_over = False  # The time of the load is.
         self.last_answer = None
         self.longest_gap = 0.0
         self.longest_gap_at = 0.0
@@ -297,7 +298,7 @@ class Session:
             self.handle()
             if self.phase in ("closing", "closed", "failed"):
                 return self.end()
-            is_new = self.phase in ("connecting", "capacity")
+            is_new = self.phase in ("connecting", "capacity", "broken")
             return self.fail(
                 "connect" if is_new else "closed", self.reason() or "connection closed")
         self.handle()
@@ -311,8 +312,13 @@ class Session:
             return
         if kind == "closed":
             self.results.closed += 1
+            self.closed += 1
         self.phase = "failed"
-        self.results.error(kind, self, text)
+        # An attempt to come back that fails is part of one outage.
+        if kind == "connect" and self.acknowledged is not None:
+            self.results.attempts += 1
+        else:
+            self.results.error(kind, self, text)
         self.end()
         for slot in self.slots:  # What libiscsi did not even give back.
             if slot.is_busy:
@@ -354,6 +360,8 @@ class Session:
             self.phase = "fill"
         elif self.cursor < self.size:
             self.phase = "fill"
+        elif self.is_over:
+            self.phase = "drained"
         else:
             self.phase = "run"
             self.due = time.monotonic()
@@ -558,7 +566,7 @@ class Session:
         return sum(slot.is_busy for slot in self.slots)
 
     @property
-    def is_over(self):
+    def has_ended(self):
         return self.phase == "closed" or self.phase == "failed" and self.reconnect_at is None
 
 
@@ -628,7 +636,7 @@ class Load:
             session.connect()
         deadline = time.monotonic() + options.setup_seconds
         while not self.is_ended and any(
-                s.phase != "ready" and not s.is_over for s in self.sessions):
+                s.phase != "ready" and not s.has_ended for s in self.sessions):
             self.turn()
             self.ready()
             if time.monotonic() > deadline:
@@ -651,7 +659,7 @@ class Load:
         before = (0, 0)
         while not self.is_ended and time.monotonic() < end:
             self.turn()
-            if all(s.is_over for s in self.sessions):
+            if all(s.has_ended for s in self.sessions):
                 break
             if options.live and time.monotonic() >= second:
                 second += 1
@@ -684,6 +692,7 @@ class Load:
         options = self.options
         for session in self.sessions:
             session.note_gap(self.stopped)
+            session.is_over = True
             if session.phase in ("run", "fill", "ready"):
                 session.phase = "drained"
             session.reconnect_at = None
@@ -712,12 +721,7 @@ class Load:
             if session.acknowledged is None:
                 continue
             if session.context is None:
-                # Its blocks are read nevertheless, over a new session.
-                session.connect()
-                limit = time.monotonic() + 10
-                while session.phase in ("connecting", "capacity") and time.monotonic() < limit:
-                    self.turn()
-                self.results.reconnects -= session.phase == "run"
+                self.come_back(session)
             if session.context is None or session.in_flight:
                 continue
             session.phase, session.cursor = "verify", 0
@@ -735,6 +739,18 @@ class Load:
                          "wrong": self.results.wrong - wrong}
         if unread:
             self.results.error("unverified", self.sessions[0], f"{unread} blocks were not read back")
+
+    def come_back(self, session):
+        """The blocks of a session that was closed are read nevertheless, over a new one."""
+        limit = time.monotonic() + 10
+        while session.phase != "drained" and time.monotonic() < limit:
+            if session.context is None:
+                session.reconnect_at = None
+                session.connect()
+            self.turn()
+            if session.context is None:
+                time.sleep(0.1)
+        session.reconnect_at = None
 
     def report(self):
         results = self.results
@@ -763,6 +779,7 @@ class Load:
             "errors": results.errors, "error_count": sum(results.errors.values()),
             "error_details": results.details,
             "closed_connections": results.closed, "reconnects": results.reconnects,
+            "reconnects_refused": results.attempts,
             "wrong_blocks": results.wrong, "final_verify": self.verified,
             "longest_stall_ms": slowest["ms"] if slowest else None,
             "longest_stall_at": slowest["at"] if slowest else None,
@@ -772,6 +789,7 @@ class Load:
             "slowest": results.slowest,
             "sessions": [{
                 "session": s.index, "target": s.target, "requests": s.requests, "state": s.phase,
+                "closed": s.closed,
                 "first_block": getattr(s, "base", None), "blocks": getattr(s, "size", None),
                 "longest_gap_ms": round(s.longest_gap * 1000, 2),
                 "longest_gap_at": s.longest_gap_at} for s in self.sessions],
