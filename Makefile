@@ -4,8 +4,10 @@ export SWIFT
 BIN = $(shell $(SWIFT) build -c release --show-bin-path)
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 60
+FAILOVERS ?= 50
+KIND ?= kill
 
-.PHONY: build demo test bench lookup-bench conformance soak fuzz format lint clean packages
+.PHONY: build demo test bench lookup-bench conformance soak failover baseline fuzz format lint clean packages
 
 packages:
 	@scripts/install-packages.sh build lab
@@ -38,6 +40,15 @@ conformance: build
 # Out of the fast path and in again every 50 ms for a minute, over good and bad links, IPv4 and IPv6.
 soak: build
 	@tools/soak.py $(SOAK_SECONDS)
+
+# A server fails and is mended FAILOVERS times under a load that verifies every octet. KIND: kill, freeze, link,
+# remove, drain or all.
+failover: build
+	@tools/failover-loop.py --failovers $(FAILOVERS) --kind $(KIND)
+
+# What initiators see of a server's failure, without the redirector and with it: a table, about 7 minutes.
+baseline: build
+	@tools/baseline.sh
 
 fuzz: packages
 	$(SWIFT) run --package-path Fuzz -c release fuzz --seconds $(FUZZ_SECONDS)

@@ -3,7 +3,7 @@ import Glibc
 
 /// A lab: brings itself up, takes itself down, starts and ends its services.
 struct Lab {
-    private(set) var state: LabState
+    var state: LabState
     let file: TopologyFile
 
     init(state: LabState, file: TopologyFile) {
@@ -18,20 +18,25 @@ struct Lab {
 
     var topology: Topology { file.topology }
 
-    func services(of host: String) throws -> [Topology.Service] {
+    func services(
+        of host: String, kind: Topology.ServiceKind? = nil
+    ) throws -> [Topology.Service] {
         guard topology.hosts.contains(where: { $0.name == host }) else {
             let names = topology.hosts.map(\.name).joined(separator: ", ")
             throw LabError("there is no host \(host); there are \(names)")
         }
         let found = (topology.services ?? []).filter { $0.host == host }
         guard !found.isEmpty else { throw LabError("\(host) has no service") }
-        return found
+        guard let kind else { return found }
+        let chosen = found.filter { $0.kind == kind }
+        guard !chosen.isEmpty else { throw LabError("\(host) has no service \(kind.rawValue)") }
+        return chosen
     }
 
     // MARK: Whole
 
     /// Takes everything down again when a part fails.
-    mutating func bringUp(withRedirector: Bool) throws {
+    mutating func bringUp(withRedirector: Bool, withAgents: Bool) throws {
         try checkAbsence()
         Interruption.catchSignals()
         do {
@@ -39,8 +44,15 @@ struct Lab {
             try Wiring(state: state, topology: topology).connect()
             // Servers first: the redirector asks for their health at once.
             let services = topology.services ?? []
-            for service in services where service.kind != .dsrd { try start(service) }
+            for service in services where service.kind == .tgtd { try start(service) }
+            // The redirector reads it too.
+            if services.contains(where: { $0.kind == .agent }) {
+                try AgentService.makeSecret(state)
+            }
             for service in services where service.kind == .dsrd && withRedirector {
+                try start(service)
+            }
+            for service in services where service.kind == .agent && withAgents {
                 try start(service)
             }
         } catch {
@@ -104,6 +116,7 @@ struct Lab {
         switch service.kind {
         case .tgtd: record = try targets(service).start()
         case .dsrd: record = try redirector(service).start()
+        case .agent: record = try agent(service).start()
         }
         state.processes.removeAll { $0.host == service.host && $0.kind == record.kind }
         state.processes.append(record)
@@ -114,9 +127,12 @@ struct Lab {
         guard let record = process(service), record.isAlive else {
             throw LabError("\(service.kind.rawValue) of \(service.host) does not run")
         }
+        // What is frozen hears nothing.
+        record.signal(SIGCONT)
         switch service.kind {
         case .tgtd: targets(service).stop(record)
         case .dsrd: try redirector(service).stop(record)
+        case .agent: agent(service).stop(record)
         }
     }
 
@@ -128,12 +144,20 @@ struct Lab {
         guard record.waitForEnd(seconds: 5) else { throw LabError("pid \(record.pid) lives on") }
     }
 
-    private func process(_ service: Topology.Service) -> ProcessRecord? {
+    func isRunning(_ service: Topology.Service) -> Bool { process(service)?.isAlive == true }
+
+    func process(_ service: Topology.Service) -> ProcessRecord? {
         state.processes.last { $0.host == service.host && $0.kind == service.kind.rawValue }
     }
 
-    private func targets(_ service: Topology.Service) -> TargetService {
-        TargetService(state: state, service: service, targets: topology.targets(of: service))
+    func targets(_ service: Topology.Service) -> TargetService {
+        TargetService(
+            state: state, service: service, all: topology.targets(of: service),
+            targets: reachableTargets(of: service))
+    }
+
+    func agent(_ service: Topology.Service) -> AgentService {
+        AgentService(state: state, service: service, targets: announcedTargets(by: service))
     }
 
     private func redirector(_ service: Topology.Service) throws -> RedirectorService {

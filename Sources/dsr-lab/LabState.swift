@@ -10,6 +10,10 @@ struct LabState: Codable {
     var dsrd: String
     /// Replaces the configuration that the topology names.
     var redirectorConfiguration: String?
+    /// dsr-agent to run; left out: the one beside dsr-lab.
+    var agent: String?
+    /// RAID controllers that do not work.
+    var failedControllers: [String]?
     var namespaces: [String]
     var processes: [ProcessRecord] = []
 
@@ -30,6 +34,10 @@ struct LabState: Codable {
     /// tgtd appends the number of its control port.
     func targetSocket(_ host: String) -> String { "\(directory)/\(host).tgtd" }
 
+    /// What agents and redirector authenticate announcements with.
+    var agentSecret: String { "\(directory)/agents.secret" }
+    func agentResources(_ host: String) -> String { "\(directory)/\(host).resources.yaml" }
+
     func save() throws {
         let encoder = JSONEncoder()
         encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
@@ -48,7 +56,8 @@ struct LabState: Codable {
         let manager = FileManager.default
         for name in (try? manager.contentsOfDirectory(atPath: directory)) ?? []
         where name == "lab.json" || name == "san" || name.hasSuffix(".log")
-            || name.hasSuffix(".sock") || name.contains(".tgtd.")
+            || name.hasSuffix(".sock") || name.contains(".tgtd.") || name == "agents.secret"
+            || name.hasSuffix(".resources.yaml")
         {
             try? manager.removeItem(atPath: "\(directory)/\(name)")
         }

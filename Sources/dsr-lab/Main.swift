@@ -8,6 +8,6 @@ struct DSRLab: ParsableCommand {
         abstract: "Runs a network with real clients and servers in network namespaces.",
         subcommands: [
             UpCommand.self, DownCommand.self, StatusCommand.self, ExecCommand.self,
-            ServerCommand.self, LinkCommand.self,
+            ServerCommand.self, ServiceCommand.self, LinkCommand.self, ControllerCommand.self,
         ])
 }

@@ -26,6 +26,12 @@ struct ProcessRecord: Codable {
         return seen.state == "Z" ? seen.threads > 1 : seen.state != "X"
     }
 
+    /// For people and tests.
+    var condition: String {
+        guard isAlive else { return "ENDED" }
+        return Self.look(pid)?.state == "T" ? "frozen" : "alive"
+    }
+
     func signal(_ number: Int32) {
         if isAlive { kill(pid, number) }
     }
@@ -36,7 +42,7 @@ struct ProcessRecord: Codable {
         while isAlive {
             guard Date() < deadline else { return false }
             waitpid(pid, nil, WNOHANG)
-            usleep(10_000)
+            usleep(1_000)
         }
         return true
     }

@@ -19,9 +19,8 @@ struct StatusCommand: ParsableCommand {
             print("\n\(host.name) (namespace \(state.namespace(host.name)))")
             for line in try interfaces(state.namespace(host.name)) { print("  \(line)") }
             for process in state.processes where process.host == host.name {
-                let isAlive = process.isAlive
-                if !isAlive { ended = true }
-                print("  \(process.kind) pid \(process.pid) \(isAlive ? "alive" : "ENDED")")
+                if !process.isAlive { ended = true }
+                print("  \(process.kind) pid \(process.pid) \(process.condition)")
             }
         }
         if ended { throw ExitCode(1) }

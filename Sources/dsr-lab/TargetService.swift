@@ -5,6 +5,9 @@ import Glibc
 struct TargetService {
     let state: LabState
     let service: Topology.Service
+    /// Also those that are out of reach now: a target has the same number at all times.
+    let all: [Topology.Target]
+    /// Those that are served now.
     let targets: [Topology.Target]
 
     private var control: [String: String] { ["TGT_IPC_SOCKET": state.targetSocket(service.host)] }
@@ -28,8 +31,8 @@ struct TargetService {
         let record = ProcessRecord(host: service.host, kind: "tgtd", pid: pid, log: log)
         do {
             try waitUntilReady(record)
-            for (index, target) in targets.enumerated() { try define(target, id: index + 1) }
             try defineAccounts()
+            for target in targets { try define(target, id: number(target)) }
         } catch {
             record.signal(SIGKILL)
             throw error
@@ -40,11 +43,7 @@ struct TargetService {
     /// Ends tgtd as its manual says: no new connections, no targets, then itself.
     func stop(_ record: ProcessRecord) {
         _ = try? administer(["--op", "update", "--mode", "sys", "--name", "State", "-v", "offline"])
-        for index in targets.indices {
-            _ = try? administer([
-                "--op", "delete", "--mode", "target", "--force", "--tid", String(index + 1),
-            ])
-        }
+        for target in targets { _ = try? delete(target) }
         _ = try? administer(["--op", "delete", "--mode", "sys"])
         if !record.waitForEnd(seconds: 3) {
             record.signal(SIGKILL)
@@ -52,10 +51,62 @@ struct TargetService {
         }
     }
 
+    private func number(_ target: Topology.Target) -> Int {
+        (all.firstIndex { $0.name == target.name } ?? 0) + 1
+    }
+
+    /// Sessions of the target end. Deleting by force alone leaves half of a target behind when requests are
+    /// at the disk: so nobody comes in any more, connections are closed, the last requests end.
+    private func delete(_ target: Topology.Target) throws {
+        let tid = ["--tid", String(number(target))]
+        _ = try? administer(["--op", "unbind", "--mode", "target", "-I", "ALL"] + tid)
+        let deadline = Date().addingTimeInterval(2)
+        while true {
+            try closeConnections(tid)
+            let unit = ["--op", "delete", "--mode", "logicalunit", "--lun", String(target.lun)]
+            do {
+                try administer(unit + tid)
+                break
+            } catch {
+                guard Date() < deadline else { throw error }
+            }
+            usleep(2_000)
+        }
+        try administer(["--op", "delete", "--mode", "target", "--force"] + tid)
+    }
+
+    /// Lines are `Session: 1` and below it `Connection: 0`.
+    private func closeConnections(_ tid: [String]) throws {
+        var session = Substring()
+        let list = try administer(["--op", "show", "--mode", "conn"] + tid)
+        for line in list.split(separator: "\n") {
+            let words = line.split(separator: " ")
+            guard words.count == 2 else { continue }
+            if words[0] == "Session:" { session = words[1] }
+            guard words[0] == "Connection:" else { continue }
+            // It may have ended by itself in between.
+            _ = try? administer(
+                ["--op", "delete", "--mode", "conn", "--sid", String(session), "--cid"]
+                    + [String(words[1])] + tid)
+        }
+    }
+
+    /// Units that went out of reach while tgtd runs.
+    func remove(_ names: Set<String>) throws {
+        for target in all where names.contains(target.name) { try delete(target) }
+    }
+
+    /// Units that came into reach while tgtd runs.
+    func add(_ names: Set<String>) throws {
+        for target in all where names.contains(target.name) {
+            try define(target, id: number(target))
+        }
+    }
+
     private func makeFiles() throws {
         let manager = FileManager.default
         try manager.createDirectory(atPath: state.san, withIntermediateDirectories: true)
-        for target in targets {
+        for target in all {
             let path = "\(state.san)/\(target.backing)"
             if manager.fileExists(atPath: path) { continue }
             let descriptor = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0o600)
@@ -104,27 +155,29 @@ struct TargetService {
             try administer(
                 ["--op", "update", "--mode", "target", "--name", name, "-v", value] + tid)
         }
+        try bindAccounts(target)
         try administer(["--op", "bind", "--mode", "target", "-I", "ALL"] + tid)
     }
 
-    /// Accounts belong to the whole tgtd; targets are bound to them.
+    /// Accounts belong to the whole tgtd, and outlive targets.
     private func defineAccounts() throws {
         var made: Set<String> = []
-        for (index, target) in targets.enumerated() {
-            guard let chap = target.chap else { continue }
-            let tid = ["--tid", String(index + 1)]
-            let incoming = Topology.Account(user: chap.user, secret: chap.secret)
-            for (account, flags) in [(incoming, []), (chap.mutual, ["--outgoing"])] {
-                guard let account else { continue }
-                if made.insert(account.user).inserted {
-                    try administer([
-                        "--op", "new", "--mode", "account", "--user", account.user, "--password",
-                        account.secret,
-                    ])
-                }
-                try administer(
-                    ["--op", "bind", "--mode", "account", "--user", account.user] + tid + flags)
-            }
+        for account in all.compactMap(\.chap).flatMap(\.accounts)
+        where made.insert(account.user).inserted {
+            try administer([
+                "--op", "new", "--mode", "account", "--user", account.user, "--password",
+                account.secret,
+            ])
+        }
+    }
+
+    private func bindAccounts(_ target: Topology.Target) throws {
+        for (index, account) in (target.chap?.accounts ?? []).enumerated() {
+            try administer(
+                [
+                    "--op", "bind", "--mode", "account", "--user", account.user, "--tid",
+                    String(number(target)),
+                ] + (index == 0 ? [] : ["--outgoing"]))
         }
     }
 }

@@ -43,6 +43,11 @@ struct Topology: Codable {
         var user: String
         var secret: String
         var mutual: Account?
+
+        /// The initiator's, then the target's.
+        var accounts: [Account] {
+            [Account(user: user, secret: secret)] + (mutual.map { [$0] } ?? [])
+        }
     }
 
     /// An iSCSI target with one logical unit, the same on every host that serves it.
@@ -69,7 +74,7 @@ struct Topology: Codable {
         }
     }
 
-    enum ServiceKind: String, Codable { case tgtd, dsrd }
+    enum ServiceKind: String, Codable, CaseIterable { case tgtd, dsrd, agent }
 
     struct Service: Codable {
         var host: String
@@ -80,6 +85,21 @@ struct Topology: Codable {
         var port: Int?
         /// dsrd: file beside the topology.
         var configuration: String?
+        /// agent: address that it announces to, or address:port.
+        var dsr: String?
+    }
+
+    /// A RAID controller: servers reach its units only through it.
+    struct Controller: Codable {
+        var name: String
+        /// Names of targets that it manages as long as it works.
+        var units: [String]
+    }
+
+    /// A server that is attached to a controller.
+    struct Path: Codable {
+        var server: String
+        var controller: String
     }
 
     var name: String
@@ -87,6 +107,8 @@ struct Topology: Codable {
     var links: [Link]?
     var networks: [Network]?
     var targets: [Target]?
+    var controllers: [Controller]?
+    var paths: [Path]?
     var services: [Service]?
 }
 

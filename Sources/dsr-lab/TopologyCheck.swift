@@ -3,7 +3,7 @@ import Yams
 /// A misspelt key would be passed over in silence by the decoder.
 enum TopologyKeys {
     private static let known: [String: [String]] = [
-        "": ["name", "hosts", "links", "networks", "targets", "services"],
+        "": ["name", "hosts", "links", "networks", "targets", "controllers", "paths", "services"],
         "hosts": ["name", "routes", "sysctl"],
         "hosts.routes": ["to", "via"],
         "links": ["ends", "mtu"],
@@ -16,7 +16,9 @@ enum TopologyKeys {
         ],
         "targets.chap": ["user", "secret", "mutual"],
         "targets.chap.mutual": ["user", "secret"],
-        "services": ["host", "kind", "targets", "port", "configuration"],
+        "services": ["host", "kind", "targets", "port", "configuration", "dsr"],
+        "controllers": ["name", "units"],
+        "paths": ["server", "controller"],
     ]
 
     static func check(_ node: Node, _ file: String, at place: String = "") throws {
@@ -65,6 +67,25 @@ struct TopologyCheck {
             }
         }
         try services()
+        try controllers()
+    }
+
+    private func controllers() throws {
+        let controllers = topology.controllers ?? []
+        try unique(controllers.map(\.name), "controllers")
+        try unique(controllers.flatMap(\.units), "units")
+        let known = (topology.targets ?? []).map(\.name)
+        for controller in controllers {
+            for unit in controller.units where !known.contains(unit) {
+                throw fail("controller \(controller.name): there is no target \(unit)")
+            }
+        }
+        for path in topology.paths ?? [] {
+            try host(path.server, "a path")
+            guard controllers.contains(where: { $0.name == path.controller }) else {
+                throw fail("path of \(path.server): there is no controller \(path.controller)")
+            }
+        }
     }
 
     private func services() throws {
@@ -73,6 +94,9 @@ struct TopologyCheck {
             try host(service.host, "service \(service.kind.rawValue)")
             for name in service.targets ?? [] where !known.contains(name) {
                 throw fail("service of \(service.host): there is no target \(name)")
+            }
+            if service.kind == .agent, service.dsr == nil {
+                throw fail("service agent of \(service.host): dsr is missing")
             }
             if service.kind == .dsrd, service.configuration == nil {
                 throw fail("service dsrd of \(service.host): configuration is missing")

@@ -20,8 +20,14 @@ struct UpCommand: ParsableCommand {
     @Option(help: "Configuration of dsrd (default: the one that the topology names).")
     var dsrConfig: String?
 
+    @Option(help: "dsr-agent to run (default: the one beside dsr-lab).")
+    var agent: String?
+
     @Flag(help: "Leave dsrd out.")
     var noDsrd = false
+
+    @Flag(help: "Leave the agents of servers out.")
+    var noAgents = false
 
     func run() throws {
         try requireRoot()
@@ -37,10 +43,11 @@ struct UpCommand: ParsableCommand {
             prefix: prefix, topology: file.path,
             directory: state.map(absolute) ?? LabState.registered(prefix),
             dsrd: dsrd.map(absolute) ?? Executable.beside("dsrd"),
-            redirectorConfiguration: dsrConfig.map(absolute), namespaces: [])
+            redirectorConfiguration: dsrConfig.map(absolute), agent: agent.map(absolute),
+            namespaces: [])
         state.namespaces = file.topology.namespaces.map(state.namespace)
         var lab = Lab(state: state, file: file)
-        try lab.bringUp(withRedirector: !noDsrd)
+        try lab.bringUp(withRedirector: !noDsrd, withAgents: !noAgents)
         print("lab \(prefix) is up: \(file.topology.hosts.map(\.name).joined(separator: ", "))")
     }
 }

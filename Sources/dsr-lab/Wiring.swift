@@ -8,12 +8,7 @@ struct Wiring {
             try Namespaces.make(state.namespace(host.name))
             try Namespaces.set(state.namespace(host.name), host.sysctl ?? [:])
         }
-        for link in topology.links ?? [] {
-            try cable(
-                state.namespace(link.ends[0].host), link.ends[0].device,
-                state.namespace(link.ends[1].host), link.ends[1].device, mtu: link.mtu)
-            for end in link.ends { try configure(end) }
-        }
+        for link in topology.links ?? [] { try connect(link) }
         for network in topology.networks ?? [] { try build(network) }
         for host in topology.hosts {
             for route in host.routes ?? [] {
@@ -23,6 +18,13 @@ struct Wiring {
                 ])
             }
         }
+    }
+
+    func connect(_ link: Topology.Link) throws {
+        try cable(
+            state.namespace(link.ends[0].host), link.ends[0].device,
+            state.namespace(link.ends[1].host), link.ends[1].device, mtu: link.mtu)
+        for end in link.ends { try configure(end) }
     }
 
     private func build(_ network: Topology.Network) throws {

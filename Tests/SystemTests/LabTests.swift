@@ -85,6 +85,15 @@ extension SystemTests {
             ("name: x\nhosts: [{nam: a}]", "hosts.nam: unknown"),
             ("name: x\nhosts: [{name: a}, {name: a}]", "given twice"),
             ("name: x\nhosts: [{name: a}]\nservices: [{host: a, kind: nfsd}]", "services"),
+            ("name: x\nhosts: [{name: a}]\nservices: [{host: a, kind: agent}]", "dsr is missing"),
+            (
+                "name: x\nhosts: [{name: a}]\ncontrollers: [{name: c, units: [u]}]",
+                "controller c: there is no target u"
+            ),
+            (
+                "name: x\nhosts: [{name: a}]\npaths: [{server: a, controller: c}]",
+                "there is no controller c"
+            ),
         ])
         func badTopologiesAreExplained(text: String, message: String) async throws {
             let path = "/tmp/\(name).yaml"
