@@ -133,7 +133,7 @@ final class HealthMonitor {
         _ name: String, resource: String, timeout: UInt64, done: @escaping (Report) -> Void
     ) {
         guard let server = servers.first(where: { $0.name == name }),
-            let resource = portal.resources[name: resource]
+            let resource = portal.resources[resource]
         else { return done(Report(result: .bad, detail: "there is no such server or resource")) }
         probe(server, resource, timeout: timeout, wantsIdentity: true, done: done)
     }

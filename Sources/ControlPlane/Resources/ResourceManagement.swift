@@ -20,7 +20,8 @@ final class ResourceManagement {
     /// Storage port that leads to a server, as far as it is known.
     private var ports: [String: PortNumber] = [:]
     private var portStates: [PortNumber: Bool] = [:]
-    /// ns, when each server was found down, and the failovers that were finished.
+    /// ns, when a server was found up or down last.
+    private(set) var since: [String: UInt64] = [:]
     private(set) var statistics = ManagementStatistics()
     var onEvent: (ManagementEvent) -> Void = { _ in }
 
@@ -85,6 +86,14 @@ final class ResourceManagement {
             configuration.servers.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
         manager = Self.makeManager(configuration, portal.resources)
         arriving = []
+    }
+
+    func health(of server: String) -> HealthState {
+        switch manager.state(of: server) {
+        case .up, .suspect: .up
+        case .down: .down
+        case .unknown, nil: .unknown
+        }
     }
 
     // MARK: Inputs
@@ -183,6 +192,11 @@ final class ResourceManagement {
         case .fence(let id, let server): fence(id, server)
         case .event(let event):
             statistics.count(event)
+            switch event {
+            case .serverDown(let name, _, _), .serverUp(let name, _):
+                since[name] = engine.loop.clock()
+            default: break
+            }
             if case .serverDown(let server, let cause, _) = event {
                 // Nothing that goes to it is of use: clients are held here from now on.
                 for session in portal.sessions(at: server) { session.loseServer(cause.rawValue) }

@@ -176,7 +176,7 @@ public final class Daemon: @unchecked Sendable {
             configuration, engine: engine, portal: portal, health: health)
         management.onEvent = { [events, log] event in
             let model = EventModel(event)
-            log.log(level: event.level, "\(model.message)")
+            log.log(level: model.level, "\(model.message)")
             events.add(model)
         }
         let announcer = AddressAnnouncer(

@@ -8,7 +8,9 @@ extension Daemon {
         let sessions = await onLoop { [self] in
             (
                 summaries: engine.sessions.values.map(\.summary), ended: engine.ended,
-                counters: engine.counters, health: health.states, traffic: engine.traffic.all()
+                counters: engine.counters, health: health.states,
+                up: Set(health.states.keys.filter { management.health(of: $0) == .up }),
+                traffic: engine.traffic.all()
             )
         }
         var total = sessions.ended
@@ -24,7 +26,7 @@ extension Daemon {
             + [occupancy(status, sessions: sessions.summaries.count, macs: await macs().count)]
             + sessionMetrics(sessions.summaries, total, sessions.counters)
             + [spliceCounters(status?.splicer ?? SpliceCounters())]
-            + serverMetrics(sessions.health)
+            + serverMetrics(sessions.health, up: sessions.up)
             + resourceMetrics(
                 resourceTraffic(sessions.summaries, ended: sessions.traffic))
     }
@@ -202,7 +204,9 @@ extension Daemon {
         return family
     }
 
-    private func serverMetrics(_ states: [String: HealthMonitor.State]) -> [MetricFamily] {
+    private func serverMetrics(
+        _ states: [String: HealthMonitor.State], up serving: Set<String>
+    ) -> [MetricFamily] {
         var up = MetricFamily(
             name: "dsr_server_up", help: "1 when a server answers its health checks.",
             kind: .gauge)
@@ -213,7 +217,7 @@ extension Daemon {
             kind: .counter)
         for (name, state) in states.sorted(by: { $0.key < $1.key }) {
             let label = MetricFamily.Label("server", name)
-            up.add(UInt64(state.isUp == true ? 1 : 0), label)
+            up.add(UInt64(serving.contains(name) ? 1 : 0), label)
             checks.add(state.checks, label)
             failures.add(state.failures, label)
         }

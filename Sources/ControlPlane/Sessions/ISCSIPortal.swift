@@ -1,4 +1,5 @@
 import DataPlane
+import Logging
 import StorageProtocols
 
 /// What all iSCSI sessions at the virtual addresses share: the tables, what was learned of servers, counters.
@@ -138,7 +139,8 @@ final class ISCSIPortal {
         }
         if known != identity {
             engine.log.error(
-                "\(resource) at \(server) is not what it is elsewhere: other units, capacities or names")
+                "\(resource) at \(server) is not what it is elsewhere: other units, capacities or names"
+            )
         }
     }
 
@@ -261,7 +263,8 @@ final class ISCSIPortal {
     /// ns that a request may be open before somebody looks, from what requests take.
     func requestDeadline(latency: UInt64, deviation: UInt64) -> UInt64 {
         let measured = 4 * (latency + 4 * deviation)
-        return min(max(measured, requestDeadlineMinimum), max(requestDeadlineMinimum, 10_000_000_000))
+        return min(
+            max(measured, requestDeadlineMinimum), max(requestDeadlineMinimum, 10_000_000_000))
     }
 
     // MARK: Counting

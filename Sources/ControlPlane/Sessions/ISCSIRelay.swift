@@ -180,7 +180,11 @@ final class ISCSIRelay: StreamRelay {
             return
         }
         guard remaining > 0 else { return }
-        if let part = log?.takeCurrent() { clientReader.append(part) } else { clientSkip = remaining }
+        if let part = log?.takeCurrent() {
+            clientReader.append(part)
+        } else {
+            clientSkip = remaining
+        }
     }
 
     /// What the log saw of sequence numbers while the session was spliced.

@@ -190,7 +190,8 @@ final class ISCSISession: Session {
             let local = engine.storageAddress(like: address.address)
         else { return wait("server \(assigned) has no address of the client's family") }
         if hasBegun {
-            let recovery = relay.prepareRecovery(maximumSegment: portal.maximumSegment(of: assigned))
+            let recovery = relay.prepareRecovery(
+                maximumSegment: portal.maximumSegment(of: assigned))
             relay.prepare(
                 ISCSIInitiatorLogin(
                     portal.serverRequest(

@@ -351,7 +351,9 @@ final class Redirect {
     }
 
     private func holdRelay() {
-        guard let relay = relay as? ISCSIRelay, !relay.isHolding, relay.isEstablished else { return }
+        guard let relay = relay as? ISCSIRelay, !relay.isHolding, relay.isEstablished else {
+            return
+        }
         relay.onQuiet = { [weak self] in
             // Not from within the relay: it is in the middle of the server's octets.
             self?.engine.loop.postLocal { self?.leaveQuietServer() }

@@ -206,8 +206,9 @@ package struct MessageTracker: ~Copyable {
         _ delta: inout PayloadDelta, now: UInt64
     ) -> Passing {
         let kindValue = Self.load(accumulator, kind)
-        if kindValue < 64, holdKinds >> kindValue & 1 != 0
-            || holdRule?.holds(accumulator, kind: kindValue) == true
+        if kindValue < 64,
+            holdKinds >> kindValue & 1 != 0
+                || holdRule?.holds(accumulator, kind: kindValue) == true
         {
             isKindHeld = true
             return .held

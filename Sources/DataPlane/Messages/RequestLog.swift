@@ -288,7 +288,11 @@ package struct RequestLog: ~Copyable {
         let next = entry.pointee.next
         let previous = entry.pointee.previous
         if previous == Self.none { oldest = next } else { request(previous).pointee.next = next }
-        if next == Self.none { newest = previous } else { request(next).pointee.previous = previous }
+        if next == Self.none {
+            newest = previous
+        } else {
+            request(next).pointee.previous = previous
+        }
         statistics.open &-= 1
         if !entry.pointee.isWhole { statistics.unprotected &-= 1 }
         if current == slot { current = Self.none }

@@ -312,8 +312,9 @@ public struct ISCSIRecovery {
             return transferMore(pdu.initiatorTaskTag)
         case ISCSIOpcode.nopOut where pdu.initiatorTaskTag == ISCSIPDU.reservedTag:
             // The answer to a question of the old server's says nothing to the new one.
-            guard pdu.targetTransferTag == ISCSIPDU.reservedTag
-                || pings.remove(pdu.targetTransferTag) != nil
+            guard
+                pdu.targetTransferTag == ISCSIPDU.reservedTag
+                    || pings.remove(pdu.targetTransferTag) != nil
             else { return [] }
             return [.toServer(numbered(pdu))]
         default: break
@@ -528,7 +529,9 @@ public struct ISCSIRecovery {
             $0.header[0] & 0x3f == ISCSIOpcode.dataIn && Self.field($0.header, 16) == task.tag
         }
         if isNeeded {
-            return [.failed("data that the client has in part cannot be read again: status \(status)")]
+            return [
+                .failed("data that the client has in part cannot be read again: status \(status)")
+            ]
         }
         return finish(task.tag)
     }
@@ -631,7 +634,8 @@ public struct ISCSIRecovery {
             return .success([UInt8](repeating: 0, count: reply.delivered))
         }
         guard reply.header[0] & 0x3f == ISCSIOpcode.dataIn else {
-            return .failure(Incomplete(reason: "a PDU of kind \(reply.header[0] & 0x3f) cannot be completed"))
+            return .failure(
+                Incomplete(reason: "a PDU of kind \(reply.header[0] & 0x3f) cannot be completed"))
         }
         let tag = Self.field(reply.header, 16)
         guard let task = tasks[tag] else {
