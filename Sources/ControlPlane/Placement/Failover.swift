@@ -2,34 +2,37 @@
 public enum Placement {
     /// Moves of the resources of `failed` servers to servers that survive.
     ///
-    /// 1. A spare stands in for a whole failed server: the one that does so already, else the free one (nothing
-    ///    is assigned to it) that holds most of the failed server's resources, the first in the configuration
-    ///    among equals. One spare is enough for any number of servers.
-    /// 2. What is left is spread: the heaviest resource first (among equals the first in the configuration), each
-    ///    to the server with the lowest load *after* the move, load being divided by the server's weight. A
-    ///    spare that stands in already is one of these servers: a second failure is shared by all.
-    /// 3. Servers that come out equal: the one with fewer resources; then the *last* in the resource's own order.
-    ///    The last rule is a convention: any fixed one would serve, this one gives the example in the
-    ///    specification (r1 to server3, r2 to server2 when server1 fails and all loads are equal).
+    /// 1. A spare stands in for a whole failed server: the one that does so already, else the free
+    ///    one (nothing is assigned to it) that holds most of the failed server's resources, the
+    ///    first in the configuration among equals. One spare is enough for any number of servers.
+    /// 2. What is left is spread: the heaviest resource first (among equals the first in the
+    ///    configuration), each to the server with the lowest load *after* the move, load being
+    ///    divided by the server's weight. A spare that stands in already is one of these servers: a
+    ///    second failure is shared by all.
+    /// 3. Servers that come out equal: the one with fewer resources; then the *last* in the
+    ///    resource's own order. The last rule is a convention: any fixed one would serve, this one
+    ///    gives the example in the specification (r1 to server3, r2 to server2 when server1 fails
+    ///    and all loads are equal).
     ///
-    /// A spare is used only while a server that is no spare is not available. A resource that no available server
-    /// holds stays where it is, without a move. Moves of resources that may not be moved are part of the answer:
-    /// their server is gone. The moves are in the order of the configuration.
+    /// A spare is used only while a server that is no spare is not available. A resource that no
+    /// available server holds stays where it is, without a move. Moves of resources that may not be
+    /// moved are part of the answer: their server is gone. The moves are in the order of the
+    /// configuration.
     public static func failover(of failed: Set<String>, in input: PlacementInput) -> [PlannedMove] {
         var relocation = Relocation(input, leaving: failed)
         return relocation.moves(of: { $0.assigned.map(failed.contains) ?? false })
     }
 
-    /// Moves that empty a server which is alive, by the rules of `failover`. A resource that may not be moved
-    /// stays: taking it away is not forced upon anybody, people have to decide.
+    /// Moves that empty a server which is alive, by the rules of `failover`. A resource that may
+    /// not be moved stays: taking it away is not forced upon anybody, people have to decide.
     public static func drain(of server: String, in input: PlacementInput) -> [PlannedMove] {
         var relocation = Relocation(input, leaving: [server])
         return relocation.moves(of: { $0.assigned == server && $0.isMovable })
     }
 
-    /// Moves back to a server that has returned: the resources at home there for which a spare stands in. What was
-    /// spread over other servers stays there; balancing moves it when that is worth it. A resource that may not
-    /// be moved stays.
+    /// Moves back to a server that has returned: the resources at home there for which a spare
+    /// stands in. What was spread over other servers stays there; balancing moves it when that is
+    /// worth it. A resource that may not be moved stays.
     public static func giveBack(to server: String, in input: PlacementInput) -> [PlannedMove] {
         let state = PlacementState(input)
         guard let home = state.positions[server], state.servers[home].isAvailable else { return [] }
@@ -42,9 +45,10 @@ public enum Placement {
         }
     }
 
-    /// Available servers for a resource other than the one it is on, the best first by the rules of `failover`:
-    /// when the first one does not confirm, the next is taken. Spares are last, unless the resource's own server
-    /// is not available: then the spare that stands in for it is first and the others go by their load.
+    /// Available servers for a resource other than the one it is on, the best first by the rules of
+    /// `failover`: when the first one does not confirm, the next is taken. Spares are last, unless
+    /// the resource's own server is not available: then the spare that stands in for it is first
+    /// and the others go by their load.
     public static func candidates(for resource: String, in input: PlacementInput) -> [String] {
         let relocation = Relocation(input, leaving: [])
         let state = relocation.state
@@ -69,15 +73,17 @@ struct Relocation {
         chooseStandIns()
     }
 
-    /// Server that a resource was lost with: its home when that is gone (a spare that stood in may have failed
-    /// too), else the one it is on. Nil when no server is lost that a spare may replace.
+    /// Server that a resource was lost with: its home when that is gone (a spare that stood in may
+    /// have failed too), else the one it is on. Nil when no server is lost that a spare may
+    /// replace.
     private func lostServer(of resource: Int) -> Int? {
         let home = state.resources[resource].home.flatMap { state.positions[$0] }
         return [home, state.places[resource]].compactMap { $0 }
             .first { !isOpen[$0] && !state.servers[$0].isSpare }
     }
 
-    /// Which spare stands in for which server that is lost, the servers in the order of the configuration.
+    /// Which spare stands in for which server that is lost, the servers in the order of the
+    /// configuration.
     private mutating func chooseStandIns() {
         let spares = state.servers.indices.filter { state.servers[$0].isSpare && isOpen[$0] }
         if spares.isEmpty { return }

@@ -4,7 +4,8 @@ struct PlacementState {
     let resources: [PlacementResource]
     /// Position of a server by its name.
     let positions: [String: Int]
-    /// Positions of the servers that hold a resource, in its order of preference; unknown names are left out.
+    /// Positions of the servers that hold a resource, in its order of preference; unknown names are
+    /// left out.
     let holders: [[Int]]
     /// Load of each resource: never negative, always finite.
     let loads: [Double]

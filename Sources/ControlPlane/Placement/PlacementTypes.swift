@@ -7,8 +7,8 @@ public struct PlacementServer: Hashable, Sendable {
     public var isAvailable: Bool
     /// Used only while another server fails (P26).
     public var isSpare: Bool
-    /// Load that does not come from the resources placed here (CPU and memory used by others), in the same unit
-    /// as `PlacementResource.load`.
+    /// Load that does not come from the resources placed here (CPU and memory used by others), in
+    /// the same unit as `PlacementResource.load`.
     public var ownLoad: Double
     /// Relative power: load is compared divided by it. Positive.
     public var weight: Double
@@ -32,8 +32,8 @@ public struct PlacementResource: Hashable, Sendable {
     public var servers: [String]
     /// Where it is now; nil: nowhere yet.
     public var assigned: String?
-    /// Where it belongs while a spare stands in for that server; nil: where it is assigned. Failover leaves it
-    /// as it is; every other placement (by people, by balancing) sets it anew.
+    /// Where it belongs while a spare stands in for that server; nil: where it is assigned.
+    /// Failover leaves it as it is; every other placement (by people, by balancing) sets it anew.
     public var home: String?
     /// In the unit of the load formula; not negative.
     public var load: Double
