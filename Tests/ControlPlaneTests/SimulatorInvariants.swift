@@ -104,6 +104,7 @@ extension Simulator {
                 violation("\(id) committed before all of it was answered")
             }
             for move in moves {
+                checkWriters(move)
                 invariants.commits += 1
                 if isQuiet { invariants.quietMoves[move.resource, default: 0] += 1 }
                 if !invariants.isConfirmed(id, move.resource, move.to) {
@@ -111,6 +112,17 @@ extension Simulator {
                 }
             }
         default: break
+        }
+    }
+
+    /// At the commit no server that is cut off and may still write has sessions of the resource, wherever earlier
+    /// changes have left them.
+    private func checkWriters(_ move: PlannedMove) {
+        for (server, incarnation) in legs[move.resource] ?? [:] where server != move.to {
+            guard let state = world[server], state.canBeFenced, state.incarnation == incarnation,
+                manager.state(of: server) == .down
+            else { continue }
+            violation("\(move.resource) enters \(move.to), \(server) may still write")
         }
     }
 
