@@ -75,6 +75,8 @@ extension Simulator {
     ) {
         // Outstanding requests of a server that does not answer are not finished.
         if mode == .orderly, world[from].map({ !$0.canServe }) ?? true { return }
+        // It was told that the move has ended.
+        if invariants.isAbandoned(id, resource) { return }
         // A later change has taken over.
         guard manager.table.assignedServer(of: resource) == to else { return }
         let isGood = isServing(to, resource)

@@ -13,6 +13,7 @@ struct Invariants {
     /// Resources of each change that have neither been dropped nor committed.
     var open: [ChangeID: Set<String>] = [:]
     var committed: Set<ChangeID> = []
+    private var abandoned: [ChangeID: Set<String>] = [:]
     /// Servers on which a fence has succeeded at some time.
     var fenced: Set<String> = []
     /// Since when the server of a resource does not serve it.
@@ -28,6 +29,14 @@ struct Invariants {
 
     mutating func confirm(_ change: ChangeID, _ resource: String, _ server: String) {
         confirmations.insert(Confirmation(change: change, resource: resource, server: server))
+    }
+
+    mutating func abandon(_ change: ChangeID, _ resource: String) {
+        abandoned[change, default: []].insert(resource)
+    }
+
+    func isAbandoned(_ change: ChangeID, _ resource: String) -> Bool {
+        abandoned[change]?.contains(resource) ?? false
     }
 
     func isConfirmed(_ change: ChangeID, _ resource: String, _ server: String) -> Bool {
@@ -97,6 +106,7 @@ extension Simulator {
                 violation("\(move.resource) is in two changes")
             }
         case .dropped(let id, let resource, _): invariants.open[id]?.remove(resource)
+        case .sessionsAbandoned(let id, let resource, _): invariants.abandon(id, resource)
         case .changeFinished(let id, _, _): invariants.open[id] = nil
         case .committed(let id, _, let moves):
             if !invariants.committed.insert(id).inserted { violation("\(id) committed twice") }

@@ -195,7 +195,8 @@ package enum ManagementEvent: Hashable, Sendable {
     case dropped(ChangeID, resource: String, why: String)
     case committed(ChangeID, version: UInt64, [PlannedMove])
     case sessionsMoved(ChangeID, resource: String, moved: Int, failed: Int)
-    /// Not all sessions were reported to have moved in time, or their new server failed.
+    /// Not all sessions were reported to have moved in time, or their new server failed. The move ends: what
+    /// has not moved yet stays where it is, and nothing more may come of it.
     case sessionsAbandoned(ChangeID, resource: String, why: String)
     /// Nothing is left to do; ns since it was planned.
     case changeFinished(ChangeID, ChangeReason, duration: UInt64)

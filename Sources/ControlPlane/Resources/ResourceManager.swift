@@ -21,6 +21,8 @@
 /// * An orderly change (drain, balance, give back) whose source fails is dropped; the failover takes over. What
 ///   people asked for goes on, in mode `dead`. An orderly move of sessions whose source fails is told again with
 ///   mode `dead`.
+/// * A target that fails while sessions come to it leaves some behind. The next change takes them along, each
+///   server's in its own mode and after its own fence; if the target is back first, they are sent to it again.
 /// * A server that died silently and can be fenced: the fence runs while targets confirm, the commit waits for it. A
 ///   fence that fails is repeated with a growing pause; until then nothing is moved. The outcome counts for
 ///   this failure only: after any sign of life a fence is due again, but not before the next bad probe.
