@@ -171,6 +171,56 @@ private let second = ManagerBench.second
     }
 }
 
+@Suite struct ManagerSpareTests {
+    private static func bench() -> ManagerBench {
+        .figure7(
+            servers: [
+                ManagedServer(name: "server1"), ManagedServer(name: "server2"),
+                ManagedServer(name: "server3"), ManagedServer(name: "spare", isSpare: true),
+            ])
+    }
+
+    @Test func `a spare that fails as well gives nothing back, its failover goes on`() {
+        var bench = Self.bench()
+        bench.probe("server1", .refused)
+        bench.complete()
+        bench.probe("spare", .refused)
+        bench.confirmAll(refusing: ["server2", "server3"])
+        bench.clear()
+        bench.revive("server1")
+        for _ in 0..<10 {
+            bench.confirmAll(refusing: ["server1", "server2", "server3"])
+            bench.wait(10 * second)
+        }
+        for case .changePlanned(_, let reason, _) in bench.events {
+            #expect(reason == .failover(of: "spare"))
+        }
+        // Six attempts at most in 100 s, with pauses of 1, 2, 4, 8, 16 and 30 s.
+        #expect(bench.confirmations.count <= 2 * 3 * 7)
+        bench.wait(30 * second)
+        bench.complete()
+        #expect(bench.manager.table.assigned(to: "spare").isEmpty)
+    }
+
+    @Test func `a give back that is not confirmed is tried again with pauses`() {
+        var bench = Self.bench()
+        bench.probe("server1", .refused)
+        bench.complete()
+        bench.revive("server1")
+        bench.clear()
+        for _ in 0..<60 {
+            bench.input(.tick)
+            bench.confirmAll(refusing: ["server1"])
+            bench.clear()
+            bench.wait(second)
+        }
+        #expect(bench.manager.table.assigned(to: "spare").count == 2)
+        while bench.confirmations.isEmpty, bench.now < 200 * second { bench.wait(second) }
+        bench.complete()
+        #expect(bench.manager.table.assigned(to: "server1").count == 2)
+    }
+}
+
 @Suite struct ManagerAnnouncementTests {
     @Test func `a resource that left one server and entered another follows`() {
         var bench = ManagerBench.figure7()
@@ -236,11 +286,31 @@ private let second = ManagerBench.second
 }
 
 @Suite struct ManagerBalanceTests {
+    @Test func `figure 8: two moves, applied as one change, and then rest`() throws {
+        let names = ["server1", "server2", "server3"]
+        let resources = (1...6).map { number in
+            Resource(
+                name: "r\(number)", target: "iqn.2026-01.test:r\(number)", servers: names,
+                assigned: "server\((number + 1) / 2)")
+        }
+        var bench = ManagerBench(names.map { ManagedServer(name: $0) }, resources)
+        let loads = ["r1": 100.0, "r2": 100, "r3": 150, "r4": 200, "r5": 300, "r6": 400]
+        bench.input(.loads(loads, own: [:]))
+        try bench.perform(.setAutomaticBalance(true))
+        bench.wait(10 * second)
+        bench.confirmAll()
+        #expect(bench.commits == [["r4 server1", "r5 server2"]])
+        bench.moveAllSessions()
+        bench.clear()
+        bench.wait(600 * second)
+        #expect(bench.actions == [])
+    }
+
     private static let move = PlannedMove(resource: "r1", from: "server1", to: "server2")
 
     /// Wants to move what is on server1 to server2, as long as that is allowed.
     private static func bench() throws -> ManagerBench {
-        var functions = PlacementFunctions.standard
+        var functions = PlacementFunctions.standard()
         functions.balance = { input, _ in
             let moves = input.resources.filter { $0.assigned == "server1" && $0.isMovable }
                 .prefix(1).map { PlannedMove(resource: $0.name, from: "server1", to: "server2") }
@@ -268,7 +338,7 @@ private let second = ManagerBench.second
     @Test func `a resource that has moved rests`() throws {
         var bench = ManagerBench.figure7(
             placement: {
-                var functions = PlacementFunctions.standard
+                var functions = PlacementFunctions.standard()
                 functions.balance = { input, _ in
                     let moves = input.resources.filter { $0.name == "r1" && $0.isMovable }.map {
                         let to = $0.assigned == "server1" ? "server2" : "server1"

@@ -11,7 +11,7 @@ struct ManagerBench {
 
     /// Three servers with two resources each, every resource held by all: the example of the specification.
     static func figure7(
-        servers: [ManagedServer]? = nil, placement: PlacementFunctions = .standard,
+        servers: [ManagedServer]? = nil, placement: PlacementFunctions = .standard(),
         settings: ManagementSettings = .init()
     ) -> ManagerBench {
         let servers = servers ?? (1...3).map { ManagedServer(name: "server\($0)") }
@@ -26,7 +26,7 @@ struct ManagerBench {
 
     init(
         _ servers: [ManagedServer], _ resources: [Resource],
-        _ placement: PlacementFunctions = .standard, _ settings: ManagementSettings = .init()
+        _ placement: PlacementFunctions = .standard(), _ settings: ManagementSettings = .init()
     ) {
         manager = ResourceManager(
             servers: servers, table: ResourceTable(resources), settings: settings,
@@ -83,8 +83,8 @@ struct ManagerBench {
     }
 
     mutating func moveAllSessions() {
-        for case .moveSessions(let id, let resource, _, _, _) in actions {
-            input(.sessionsMoved(id, resource: resource, moved: 1, failed: 0))
+        for case .moveSessions(let id, let resource, let from, _, _) in actions {
+            input(.sessionsMoved(id, resource: resource, from: from, moved: 1, failed: 0))
         }
     }
 

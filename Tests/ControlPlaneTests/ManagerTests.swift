@@ -65,7 +65,7 @@ private let second = ManagerBench.second
         let id = bench.confirmations[0].id
         bench.input(.confirmed(id, resource: "r9", server: "server2", isGood: true))
         bench.input(.confirmed(id, resource: "r1", server: "server2", isGood: true))
-        bench.input(.sessionsMoved(id, resource: "r1", moved: 1, failed: 0))
+        bench.input(.sessionsMoved(id, resource: "r1", from: "server1", moved: 1, failed: 0))
         bench.input(.fenced(FenceID(1), server: "server1", isGood: true))
         #expect(bench.manager.isChanging("r1") && bench.manager.table.version == 0)
     }
@@ -131,6 +131,39 @@ private let second = ManagerBench.second
         bench.complete()
         #expect(bench.manager.table.assigned(to: "server2").count == 6)
         #expect(bench.sessionMoves.contains("r1 server3 server2 dead"))
+    }
+
+    @Test func `a target fails while sessions leave a live server: they go on in order`() throws {
+        var bench = ManagerBench.figure7()
+        try bench.perform(.move(resource: "r1", to: "server2"))
+        bench.confirmAll()
+        bench.clear()
+        bench.probe("server2", .refused)
+        bench.confirmAll()
+        let target = bench.server(of: "r1") ?? ""
+        if target == "server1" {
+            #expect(bench.sessionMoves.contains("r1 server2 server1 dead"))
+        } else {
+            #expect(bench.sessionMoves.contains("r1 server1 server3 orderly"))
+            #expect(bench.sessionMoves.contains("r1 server2 server3 dead"))
+        }
+        bench.moveAllSessions()
+        #expect(!bench.manager.isChanging("r1"))
+    }
+
+    @Test func `sessions left behind follow when the failed target is back at once`() throws {
+        var bench = ManagerBench.figure7()
+        try bench.perform(.move(resource: "r1", to: "server2"))
+        bench.confirmAll()
+        bench.probe("server2", .refused)
+        bench.clear()
+        bench.revive("server2")
+        #expect(bench.sessionMoves == ["r1 server1 server2 orderly"])
+        bench.moveAllSessions()
+        #expect(!bench.manager.isChanging("r1"))
+        bench.clear()
+        bench.wait(100 * second)
+        #expect(bench.actions == [])
     }
 
     @Test func `two failures at once are two changes that do not wait for each other`() {

@@ -68,10 +68,7 @@ final class Simulator {
     static let second: UInt64 = 1_000_000_000
     static let faultTime = 300 * second
 
-    init(
-        seed: UInt64, deception: Deception = .none, isTracing: Bool = false,
-        placement: PlacementFunctions = .simulated
-    ) {
+    init(seed: UInt64, deception: Deception = .none, isTracing: Bool = false) {
         self.seed = seed
         self.isTracing = isTracing
         var random = SplitMix64(seed: seed &* 0x9e37_79b9 &+ 1)
@@ -99,7 +96,7 @@ final class Simulator {
         }
         self.random = random
         manager = ResourceManager(
-            servers: servers, table: ResourceTable(resources), placement: placement)
+            servers: servers, table: ResourceTable(resources))
         invariants.table = manager.table
     }
 
@@ -245,34 +242,5 @@ final class Simulator {
 
     func isServing(_ server: String, _ resource: String) -> Bool {
         (world[server]?.canServe ?? false) && !(gone[resource]?.contains(server) ?? false)
-    }
-}
-
-extension PlacementFunctions {
-    /// Balancing for the simulator: one resource from the most to the least loaded server if that helps.
-    static var simulated: PlacementFunctions {
-        var functions = PlacementFunctions.standard
-        functions.balance = { input, _ in
-            var totals = Dictionary(
-                uniqueKeysWithValues: input.servers.filter { $0.isAvailable && !$0.isSpare }
-                    .map { ($0.name, $0.ownLoad) })
-            for resource in input.resources {
-                if let place = resource.assigned { totals[place]? += resource.load }
-            }
-            let order = totals.sorted { ($0.value, $0.key) < ($1.value, $1.key) }
-            guard let low = order.first, let high = order.last, high.value > 1.5 * low.value else {
-                return nil
-            }
-            let fitting = input.resources.filter {
-                $0.assigned == high.key && $0.isMovable && $0.servers.contains(low.key)
-                    && low.value + $0.load < high.value - 1
-            }
-            guard let best = fitting.max(by: { ($0.load, $0.name) < ($1.load, $1.name) }) else {
-                return nil
-            }
-            let move = PlannedMove(resource: best.name, from: high.key, to: low.key)
-            return BalanceProposal(moves: [move], why: "\(high.value) above \(low.value)")
-        }
-        return functions
     }
 }

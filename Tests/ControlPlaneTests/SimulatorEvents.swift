@@ -75,14 +75,18 @@ extension Simulator {
     ) {
         // Outstanding requests of a server that does not answer are not finished.
         if mode == .orderly, world[from].map({ !$0.canServe }) ?? true { return }
+        // It was told that the move has ended.
+        if invariants.isAbandoned(id, resource) { return }
         // A later change has taken over.
         guard manager.table.assignedServer(of: resource) == to else { return }
         let isGood = isServing(to, resource)
-        legs[resource] = isGood ? world[to].map { [to: $0.incarnation] } ?? [:] : [:]
+        if legs[resource]?.removeValue(forKey: from) != nil, isGood {
+            legs[resource]?[to] = world[to]?.incarnation
+        }
         if !isQuiet, chance(2) { return }
         input(
             .sessionsMoved(
-                id, resource: resource, moved: isGood ? 1 : 0, failed: isGood ? 0 : 1))
+                id, resource: resource, from: from, moved: isGood ? 1 : 0, failed: isGood ? 0 : 1))
     }
 
     private func announce(_ server: String, _ announcement: ResourceAnnouncement) {

@@ -13,6 +13,7 @@ struct Invariants {
     /// Resources of each change that have neither been dropped nor committed.
     var open: [ChangeID: Set<String>] = [:]
     var committed: Set<ChangeID> = []
+    private var abandoned: [ChangeID: Set<String>] = [:]
     /// Servers on which a fence has succeeded at some time.
     var fenced: Set<String> = []
     /// Since when the server of a resource does not serve it.
@@ -28,6 +29,14 @@ struct Invariants {
 
     mutating func confirm(_ change: ChangeID, _ resource: String, _ server: String) {
         confirmations.insert(Confirmation(change: change, resource: resource, server: server))
+    }
+
+    mutating func abandon(_ change: ChangeID, _ resource: String) {
+        abandoned[change, default: []].insert(resource)
+    }
+
+    func isAbandoned(_ change: ChangeID, _ resource: String) -> Bool {
+        abandoned[change]?.contains(resource) ?? false
     }
 
     func isConfirmed(_ change: ChangeID, _ resource: String, _ server: String) -> Bool {
@@ -97,6 +106,7 @@ extension Simulator {
                 violation("\(move.resource) is in two changes")
             }
         case .dropped(let id, let resource, _): invariants.open[id]?.remove(resource)
+        case .sessionsAbandoned(let id, let resource, _): invariants.abandon(id, resource)
         case .changeFinished(let id, _, _): invariants.open[id] = nil
         case .committed(let id, _, let moves):
             if !invariants.committed.insert(id).inserted { violation("\(id) committed twice") }
@@ -104,6 +114,7 @@ extension Simulator {
                 violation("\(id) committed before all of it was answered")
             }
             for move in moves {
+                checkWriters(move)
                 invariants.commits += 1
                 if isQuiet { invariants.quietMoves[move.resource, default: 0] += 1 }
                 if !invariants.isConfirmed(id, move.resource, move.to) {
@@ -111,6 +122,17 @@ extension Simulator {
                 }
             }
         default: break
+        }
+    }
+
+    /// At the commit no server that is cut off and may still write has sessions of the resource, wherever earlier
+    /// changes have left them.
+    private func checkWriters(_ move: PlannedMove) {
+        for (server, incarnation) in legs[move.resource] ?? [:] where server != move.to {
+            guard let state = world[server], state.canBeFenced, state.incarnation == incarnation,
+                manager.state(of: server) == .down
+            else { continue }
+            violation("\(move.resource) enters \(move.to), \(server) may still write")
         }
     }
 

@@ -79,6 +79,8 @@ package enum ChangeReason: Hashable, Sendable {
     case balance
     /// Servers said that a resource has changed its place.
     case announcement
+    /// Sessions that an interrupted change has left on other servers; the table is as it should be.
+    case leftovers
 }
 
 package enum SessionMoveMode: Hashable, Sendable {
@@ -93,7 +95,8 @@ package enum ManagementInput: Sendable {
     case start
     case evidence(ServerEvidence, server: String)
     case confirmed(ChangeID, resource: String, server: String, isGood: Bool)
-    case sessionsMoved(ChangeID, resource: String, moved: Int, failed: Int)
+    /// Answers `moveSessions` of the same change, resource and `from`.
+    case sessionsMoved(ChangeID, resource: String, from: String, moved: Int, failed: Int)
     case fenced(FenceID, server: String, isGood: Bool)
     /// By resource, and each server's own; both replace what was known of those named.
     case loads([String: Double], own: [String: Double])
@@ -166,8 +169,8 @@ package enum ManagementRefusal: Error, Hashable, Sendable, CustomStringConvertib
 package enum ManagementAction: Hashable, Sendable {
     /// Find out whether the server can serve the resource.
     case confirm(ChangeID, resource: String, server: String)
-    /// Bring every session of the resource that is not on `to` there. May come a second time with mode `dead`
-    /// when the old server fails during an orderly move.
+    /// Bring every session of the resource that is on `from` to `to`. Comes again with mode `dead` when the
+    /// old server fails during an orderly move. Ends without an answer when `sessionsAbandoned` is told.
     case moveSessions(
         ChangeID, resource: String, from: String, to: String, mode: SessionMoveMode)
     case probeNow(server: String, timeout: UInt64)
@@ -192,7 +195,8 @@ package enum ManagementEvent: Hashable, Sendable {
     case dropped(ChangeID, resource: String, why: String)
     case committed(ChangeID, version: UInt64, [PlannedMove])
     case sessionsMoved(ChangeID, resource: String, moved: Int, failed: Int)
-    /// Not all sessions were reported to have moved in time, or their new server failed.
+    /// Not all sessions were reported to have moved in time, or their new server failed. The move ends: what
+    /// has not moved yet stays where it is, and nothing more may come of it.
     case sessionsAbandoned(ChangeID, resource: String, why: String)
     /// Nothing is left to do; ns since it was planned.
     case changeFinished(ChangeID, ChangeReason, duration: UInt64)
@@ -246,13 +250,20 @@ package struct PlacementFunctions: Sendable {
         self.balance = balance
     }
 
-    /// The functions of `Placement`, without balancing.
-    package static let standard = PlacementFunctions(
-        failover: { Placement.failover(of: $0, in: $1) },
-        drain: { Placement.drain(of: $0, in: $1) },
-        giveBack: { Placement.giveBack(to: $0, in: $1) },
-        candidates: { Placement.candidates(for: $0, in: $1) },
-        balance: { _, _ in nil })
+    /// The functions of `Placement`. The manager keeps the rest times of resources itself
+    /// (`ManagementSettings.balanceRest`); that of the policy is not used.
+    package static func standard(policy: BalancePolicy = BalancePolicy()) -> PlacementFunctions {
+        PlacementFunctions(
+            failover: { Placement.failover(of: $0, in: $1) },
+            drain: { Placement.drain(of: $0, in: $1) },
+            giveBack: { Placement.giveBack(to: $0, in: $1) },
+            candidates: { Placement.candidates(for: $0, in: $1) },
+            balance: { input, now in
+                Placement.balance(input, policy: policy, now: now).map {
+                    BalanceProposal(moves: $0.moves, why: $0.reason)
+                }
+            })
+    }
 }
 
 package struct ManagementSettings: Hashable, Sendable {

@@ -21,6 +21,8 @@
 /// * An orderly change (drain, balance, give back) whose source fails is dropped; the failover takes over. What
 ///   people asked for goes on, in mode `dead`. An orderly move of sessions whose source fails is told again with
 ///   mode `dead`.
+/// * A target that fails while sessions come to it leaves some behind. The next change takes them along, each
+///   server's in its own mode and after its own fence; if the target is back first, they are sent to it again.
 /// * A server that died silently and can be fenced: the fence runs while targets confirm, the commit waits for it. A
 ///   fence that fails is repeated with a growing pause; until then nothing is moved. The outcome counts for
 ///   this failure only: after any sign of life a fence is due again, but not before the next bad probe.
@@ -38,6 +40,8 @@ package struct ResourceManager: Sendable {
     package var pinned: Set<String> = []
     var loads: [String: Double] = [:]
     var ownLoads: [String: Double] = [:]
+    /// Servers where sessions of a resource may be that an interrupted change has left behind.
+    var leftovers: [String: Set<String>] = [:]
     /// When a resource was moved last.
     var movedAt: [String: UInt64] = [:]
     /// Resources that servers have announced to be gone from them.
@@ -54,7 +58,7 @@ package struct ResourceManager: Sendable {
 
     package init(
         servers: [ManagedServer], table: ResourceTable, settings: ManagementSettings = .init(),
-        placement: PlacementFunctions = .standard
+        placement: PlacementFunctions = .standard()
     ) {
         self.servers = servers.map { ServerEntry($0, settings.monitor) }
         self.table = table
@@ -74,8 +78,8 @@ package struct ResourceManager: Sendable {
             apply(servers[index].monitor.handle(evidence, now: now), index)
         case .confirmed(let id, let resource, let server, let isGood):
             takeConfirmation(id, resource, server, isGood: isGood)
-        case .sessionsMoved(let id, let resource, let moved, let failed):
-            takeSessionsMoved(id, resource, moved: moved, failed: failed)
+        case .sessionsMoved(let id, let resource, let from, let moved, let failed):
+            takeSessionsMoved(id, resource, from: from, moved: moved, failed: failed)
         case .fenced(let id, let server, let isGood):
             takeFence(id, server, isGood: isGood)
         case .loads(let resources, let own):
@@ -216,7 +220,7 @@ struct Change: Sendable {
     var hasAlternatives: Bool {
         switch reason {
         case .failover, .drain, .announcement: true
-        case .giveBack, .operatorMove, .balance: false
+        case .giveBack, .operatorMove, .balance, .leftovers: false
         }
     }
 }
@@ -225,8 +229,8 @@ struct Move: Sendable {
     enum Step: Hashable, Sendable {
         case confirming(until: UInt64)
         case confirmed
-        /// In the table; `mode` nil: the sessions wait until the old server is fenced.
-        case movingSessions(mode: SessionMoveMode?, until: UInt64)
+        /// In the table; sessions come from these servers.
+        case movingSessions([SessionSource], until: UInt64)
     }
 
     let resource: String
@@ -242,7 +246,22 @@ struct Move: Sendable {
         }
     }
 
+    /// Something still has to leave this server.
+    func isLeaving(_ server: String) -> Bool {
+        if case .movingSessions(let sources, _) = step {
+            return sources.contains { $0.server == server }
+        }
+        return from == server
+    }
+
     var planned: PlannedMove { PlannedMove(resource: resource, from: from, to: to) }
+}
+
+/// A server from which sessions are moved away.
+struct SessionSource: Hashable, Sendable {
+    let server: String
+    /// Nil: they wait until the server is fenced.
+    var mode: SessionMoveMode?
 }
 
 /// A server says that a resource has left it.

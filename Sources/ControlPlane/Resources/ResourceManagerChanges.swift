@@ -35,12 +35,21 @@ extension ResourceManager {
         }
     }
 
-    mutating func takeSessionsMoved(_ id: ChangeID, _ resource: String, moved: Int, failed: Int) {
+    mutating func takeSessionsMoved(
+        _ id: ChangeID, _ resource: String, from: String, moved: Int, failed: Int
+    ) {
         guard let (change, move) = find(id, resource),
-            case .movingSessions(.some, _) = changes[change].moves[move].step
+            case .movingSessions(var sources, let until) = changes[change].moves[move].step,
+            let source = sources.firstIndex(where: { $0.server == from }),
+            sources[source].mode != nil
         else { return }
         emit(.sessionsMoved(id, resource: resource, moved: moved, failed: failed))
-        changes[change].moves.remove(at: move)
+        sources.remove(at: source)
+        if sources.isEmpty {
+            changes[change].moves.remove(at: move)
+        } else {
+            changes[change].moves[move].step = .movingSessions(sources, until: until)
+        }
     }
 
     private func find(_ id: ChangeID, _ resource: String) -> (Int, Int)? {
@@ -136,38 +145,83 @@ extension ResourceManager {
         case .announcement:
             let isBack = absent[move.resource]?[move.from] == nil && !isDown(move.from)
             return isBack ? "server \(move.from) has it again" : nil
-        case .operatorMove: return nil
+        case .operatorMove, .leftovers: return nil
         }
     }
 
     /// True: the move has left its change.
     private mutating func reviewSessions(_ change: Int, _ position: Int) -> Bool {
         let move = changes[change].moves[position]
-        guard case .movingSessions(let mode, let until) = move.step else { return false }
-        let id = changes[change].id
+        guard case .movingSessions(var sources, var until) = move.step else { return false }
         if isDown(move.to) {
+            leftovers[move.resource, default: []].formUnion(sources.map(\.server))
             return abandon(change, position, why: "server \(move.to) is down")
         }
-        if mode != .dead, isDown(move.from) || mode == nil {
-            let isBarred = index(of: move.from).map { servers[$0].needsFence } ?? false
-            let next: SessionMoveMode? =
-                isBarred ? nil : isDown(move.from) ? .dead : .orderly
-            changes[change].moves[position].step = .movingSessions(
-                mode: next, until: now + settings.moveTimeout)
-            if let next {
-                emit(
-                    .moveSessions(
-                        id, resource: move.resource, from: move.from, to: move.to, mode: next))
-            }
-            return false
+        if until <= now, sources.allSatisfy({ $0.mode != nil }) {
+            return abandon(change, position, why: "not done in time")
         }
-        return until <= now ? abandon(change, position, why: "not done in time") : false
+        for index in sources.indices where sources[index].mode != .dead {
+            let source = sources[index]
+            guard isDown(source.server) || source.mode == nil else { continue }
+            until = now + settings.moveTimeout
+            sources[index].mode = startSessions(changes[change].id, move, from: source.server)
+        }
+        changes[change].moves[position].step = .movingSessions(sources, until: until)
+        return false
+    }
+
+    /// Sends the sessions on their way, unless their server has to be fenced before: then nil.
+    private mutating func startSessions(
+        _ id: ChangeID, _ move: Move, from server: String
+    ) -> SessionMoveMode? {
+        if needsFence(server) { return nil }
+        let isDead = isDown(server) || absent[move.resource]?[server]?.isServing == false
+        let mode: SessionMoveMode = isDead ? .dead : .orderly
+        emit(
+            .moveSessions(id, resource: move.resource, from: server, to: move.to, mode: mode))
+        return mode
+    }
+
+    private func needsFence(_ server: String) -> Bool {
+        index(of: server).map { servers[$0].needsFence } ?? false
     }
 
     private mutating func abandon(_ change: Int, _ position: Int, why: String) -> Bool {
         let move = changes[change].moves.remove(at: position)
         emit(.sessionsAbandoned(changes[change].id, resource: move.resource, why: why))
         return true
+    }
+
+    /// Sessions that an interrupted change has left behind come to the server of their resource, when no other
+    /// change takes them along.
+    mutating func planLeftovers() {
+        for resource in leftovers.keys.sorted() where !isChanging(resource) {
+            guard let owner = table.assignedServer(of: resource), !isDown(owner) else { continue }
+            leftovers[resource]?.remove(owner)
+            guard let from = leftovers[resource]?.min() else {
+                leftovers[resource] = nil
+                continue
+            }
+            let id = nextChange()
+            var move = Move(
+                resource: resource, from: from, to: owner, tried: [], step: .confirmed)
+            emit(.changePlanned(id, .leftovers, []))
+            move.step = sessions(of: move, id)
+            changes.append(
+                Change(
+                    id: id, reason: .leftovers, started: now, moves: [move], isCommitted: true))
+        }
+    }
+
+    /// The way of all sessions to the new server.
+    private mutating func sessions(of move: Move, _ id: ChangeID) -> Move.Step {
+        var places = leftovers.removeValue(forKey: move.resource) ?? []
+        places.insert(move.from)
+        places.remove(move.to)
+        let sources = places.sorted().map { server in
+            SessionSource(server: server, mode: startSessions(id, move, from: server))
+        }
+        return .movingSessions(sources, until: now + settings.moveTimeout)
     }
 
     /// Changes whose moves have all been confirmed, and whose old servers cannot write any more, enter the table.
@@ -190,16 +244,13 @@ extension ResourceManager {
     private func isReady(_ change: Change) -> Bool {
         !change.isCommitted && !change.moves.isEmpty
             && change.moves.allSatisfy { move in
-                move.step == .confirmed
-                    && !(index(of: move.from).map { servers[$0].needsFence } ?? false)
+                move.step == .confirmed && !needsFence(move.from)
+                    && !(leftovers[move.resource] ?? []).contains(where: needsFence)
             }
     }
 
     /// A resource is on its new server now: its sessions follow.
     private mutating func entered(_ move: Move, of change: Change) -> Move {
-        let absence = absent[move.resource]?[move.from]
-        let isDead = isDown(move.from) || absence?.isServing == false
-        let mode: SessionMoveMode = isDead ? .dead : .orderly
         movedAt[move.resource] = now
         if case .failover = change.reason {
             let home = homes[move.resource] ?? move.from
@@ -208,11 +259,8 @@ extension ResourceManager {
         } else {
             homes[move.resource] = nil
         }
-        emit(
-            .moveSessions(
-                change.id, resource: move.resource, from: move.from, to: move.to, mode: mode))
         var result = move
-        result.step = .movingSessions(mode: mode, until: now + settings.moveTimeout)
+        result.step = sessions(of: move, change.id)
         return result
     }
 

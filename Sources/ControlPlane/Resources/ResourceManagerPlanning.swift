@@ -47,6 +47,7 @@ extension ResourceManager {
 
     mutating func plan() {
         planAnnounced()
+        defer { planLeftovers() }
         for index in servers.indices where !hasRetry(servers[index]) {
             let entry = servers[index]
             if entry.isDown {

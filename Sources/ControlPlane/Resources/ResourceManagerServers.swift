@@ -91,9 +91,10 @@ extension ResourceManager {
         }
     }
 
+    /// It serves something, or sessions are still to leave it.
     private func isHolding(_ server: String) -> Bool {
-        table.isServing(server)
-            || changes.contains { $0.moves.contains { $0.from == server } }
+        table.isServing(server) || leftovers.values.contains { $0.contains(server) }
+            || changes.contains { $0.moves.contains { $0.isLeaving(server) } }
     }
 
     mutating func takeFence(_ id: FenceID, _ server: String, isGood: Bool) {
