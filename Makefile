@@ -46,7 +46,7 @@ soak: build
 failover: build
 	@tools/failover-loop.py --failovers $(FAILOVERS) --kind $(KIND)
 
-# What initiators see of a server's failure, without the redirector and with it: a table, about 7 minutes.
+# What initiators see of a server's failure, without the redirector and with it: a table, about 10 minutes.
 baseline: build
 	@tools/baseline.sh
 

@@ -1,7 +1,7 @@
 #!/bin/bash
 # What real initiators see when a server fails, without the redirector and with it.
 #
-#   sudo tools/baseline.sh [FAILURE...]     FAILURE: none, kill, link, freeze; default: all, about 7 minutes
+#   sudo tools/baseline.sh [FAILURE...]     FAILURE: none, kill, link, freeze; default: all, about 10 minutes
 #
 # Without: a client and two identical servers on one segment; server1 has the address that the client knows,
 # and TAKEOVER seconds after the failure server2 has it (the client's neighbour entry is renewed at once).
