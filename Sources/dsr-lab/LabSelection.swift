@@ -3,7 +3,7 @@ import Foundation
 
 /// How commands name a lab that is up.
 struct LabSelection: ParsableArguments {
-    @Argument(help: "Name of the lab: of its topology, or its prefix.")
+    @Argument(help: "Name of the lab: of its topology, or its prefix; \"this\" for what dsrd runs in it.")
     var name: String
 
     @Option(help: "Prefix that the lab was brought up with (default: its name).")
@@ -12,9 +12,18 @@ struct LabSelection: ParsableArguments {
     @Option(help: "State directory that the lab was brought up with.")
     var state: String?
 
+    /// Programs that the lab's redirector runs find the lab, and this program, by their environment.
+    static let variable = "DSR_LAB"
+    static func environment(_ state: LabState) -> [String: String] {
+        let own = (CommandLine.arguments.first.map(absolute) ?? "") as NSString
+        let path = ProcessInfo.processInfo.environment["PATH"] ?? "/usr/sbin:/usr/bin:/sbin:/bin"
+        return [variable: state.prefix, "PATH": own.deletingLastPathComponent + ":" + path]
+    }
+
     /// A topology may be named by its path.
     var lab: String {
         if let prefix { return prefix }
+        if name == "this", let own = ProcessInfo.processInfo.environment[Self.variable] { return own }
         guard name.contains("/") else { return name }
         return (try? TopologyFile.find(name).topology.name) ?? name
     }

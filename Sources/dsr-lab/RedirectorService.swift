@@ -17,7 +17,7 @@ struct RedirectorService {
             [
                 "ip", "netns", "exec", state.namespace(service.host), state.dsrd, "--config",
                 configuration, "--socket", socket,
-            ], log: log)
+            ], log: log, environment: LabSelection.environment(state))
         let record = ProcessRecord(host: service.host, kind: "dsrd", pid: pid, log: log)
         do {
             try waitUntilReady(record)

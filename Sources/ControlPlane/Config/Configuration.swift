@@ -26,7 +26,7 @@ public struct Configuration: Sendable {
         /// A request that is open for longer, at least, makes its server suspect.
         public var requestDeadlineMilliseconds = 400
         /// What the check of a suspect may take.
-        public var suspectTimeoutMilliseconds = 400
+        public var suspectTimeoutMilliseconds = 500
         /// How long a session waits for a server before it is ended.
         public var serverWaitMilliseconds = 30_000
         public init() {}

@@ -21,11 +21,14 @@ final class HealthMonitor {
 
     /// One probe's outcome.
     struct Report {
+        var resource: String
         var result: ProbeResult
         var detail: String?
         var identity: [[UInt8]: ISCSIServerProbe.UnitIdentity] = [:]
         /// The server took the connection.
         var isReached = false
+        /// The server serves, but not this resource.
+        var isMissing = false
     }
 
     private let engine: SessionEngine
@@ -134,7 +137,10 @@ final class HealthMonitor {
     ) {
         guard let server = servers.first(where: { $0.name == name }),
             let resource = portal.resources[resource]
-        else { return done(Report(result: .bad, detail: "there is no such server or resource")) }
+        else { return done(
+                Report(
+                    resource: resource, result: .bad, detail: "there is no such server or resource"))
+        }
         probe(server, resource, timeout: timeout, wantsIdentity: true, done: done)
     }
 
@@ -146,7 +152,10 @@ final class HealthMonitor {
             let local = engine.storageAddress(like: address),
             let port = engine.ports.allocate(address: local, now: engine.loop.now)
         else {
-            return done(Report(result: .bad, detail: "no address or source port to reach it from"))
+            return done(
+                Report(
+                    resource: resource.name, result: .bad,
+                    detail: "no address or source port to reach it from"))
         }
         states[server.name]?.running += 1
         let credential = portal.serverCredential(server: server.name, resource: resource.name)
@@ -171,7 +180,8 @@ final class HealthMonitor {
         _ result: Result<ISCSIServerProbe.Outcome, ISCSIServerProbe.ProbeFailure>,
         _ latency: UInt64, _ server: Server, _ resource: Resource, _ connection: ProbeConnection
     ) -> Report {
-        var report = Report(result: .bad, isReached: connection.isConnected)
+        var report = Report(
+            resource: resource.name, result: .bad, isReached: connection.isConnected)
         switch result {
         case .success(let outcome):
             portal.learn(outcome.parameters, server: server.name, resource: resource.name)
@@ -181,6 +191,9 @@ final class HealthMonitor {
             states[server.name]?.latency = latency
         case .failure(let failure):
             report.detail = "\(resource.name): \(failure.reason)"
+            // "The requested iSCSI Target Name (ITN) cannot be found at this address" (RFC 7143 section
+            // 11.13.5): that is about the resource.
+            report.isMissing = failure.isTargetMissing
             report.result =
                 connection.isRefused ? .refused : connection.isTimedOut ? .timedOut : .bad
         }

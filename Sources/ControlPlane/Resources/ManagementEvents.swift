@@ -135,6 +135,7 @@ extension ChangeReason {
         case .operatorMove: "move by command"
         case .balance: "balancing"
         case .announcement: "servers announced a change"
+        case .leftovers: "sessions that were left behind"
         }
     }
 }

@@ -28,6 +28,7 @@ final class ResourceManagement {
     private struct Arrival {
         var change: ChangeID
         var resource: String
+        var from: String
         var to: String
         var waiting: Set<SpliceID>
         var moved = 0
@@ -109,6 +110,14 @@ final class ResourceManagement {
 
     private func take(_ report: HealthMonitor.Report, of server: String) {
         if report.result == .good { learnPort(of: server) }
+        if report.isMissing {
+            // The server lives. What it should serve and does not have has left it.
+            let isServing = portal.resources[report.resource]?.assigned == server
+            if isServing {
+                handle(.announced(server: server, ResourceAnnouncement(gone: [report.resource])))
+            }
+            return handle(.evidence(.probe(.good), server: server))
+        }
         handle(.evidence(.probe(report.result), server: server))
     }
 
@@ -193,6 +202,7 @@ final class ResourceManagement {
         case .event(let event):
             statistics.count(event)
             switch event {
+            case .sessionsAbandoned(let id, let resource, _): abandon(id, resource)
             case .serverDown(let name, _, _), .serverUp(let name, _):
                 since[name] = engine.loop.clock()
             default: break
@@ -224,11 +234,13 @@ final class ResourceManagement {
         _ id: ChangeID, _ resource: String, from: String, to: String, isOrderly: Bool
     ) {
         let sessions = portal.sessions(of: resource).filter {
-            $0.serverName != nil && !$0.isServed(by: to)
+            $0.serverName == from && !$0.isServed(by: to)
         }
-        arriving.removeAll { $0.change == id && $0.resource == resource }
+        arriving.removeAll { $0.change == id && $0.resource == resource && $0.from == from }
         arriving.append(
-            Arrival(change: id, resource: resource, to: to, waiting: Set(sessions.map(\.id))))
+            Arrival(
+                change: id, resource: resource, from: from, to: to,
+                waiting: Set(sessions.map(\.id))))
         for session in sessions {
             session.move(isOrderly: isOrderly, reason: "\(resource) has moved to \(to)")
         }
@@ -249,6 +261,16 @@ final class ResourceManagement {
         reportArrivals()
     }
 
+    /// Sessions that have not moved stay where they are.
+    private func abandon(_ id: ChangeID, _ resource: String) {
+        let left = arriving.filter { $0.change == id && $0.resource == resource }
+        arriving.removeAll { $0.change == id && $0.resource == resource }
+        let waiting = left.reduce(into: Set<SpliceID>()) { $0.formUnion($1.waiting) }
+        for session in portal.sessions(of: resource) where waiting.contains(session.id) {
+            session.stayAfterAll()
+        }
+    }
+
     private func reportArrivals() {
         let done = arriving.filter(\.waiting.isEmpty)
         guard !done.isEmpty else { return }
@@ -258,8 +280,8 @@ final class ResourceManagement {
             for arrival in done {
                 self?.handle(
                     .sessionsMoved(
-                        arrival.change, resource: arrival.resource, moved: arrival.moved,
-                        failed: arrival.failed))
+                        arrival.change, resource: arrival.resource, from: arrival.from,
+                        moved: arrival.moved, failed: arrival.failed))
             }
         }
     }
@@ -275,8 +297,9 @@ final class ResourceManagement {
         let log = engine.log
         Thread.detachNewThread {
             let process = Process()
-            process.executableURL = URL(fileURLWithPath: program)
-            process.arguments = arguments
+            // As a shell would find it.
+            process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+            process.arguments = [program] + arguments
             process.standardInput = FileHandle.nullDevice
             process.standardOutput = FileHandle.nullDevice
             var isGood = false

@@ -98,7 +98,12 @@ public struct ISCSIServerProbe {
 
     public struct ProbeFailure: Error, Equatable, Sendable {
         public var reason: String
-        public init(reason: String) { self.reason = reason }
+        /// The server serves, but has no such target.
+        public var isTargetMissing: Bool
+        public init(reason: String, isTargetMissing: Bool = false) {
+            self.reason = reason
+            self.isTargetMissing = isTargetMissing
+        }
     }
 
     private var outcome: Outcome {
@@ -117,7 +122,10 @@ public struct ISCSIServerProbe {
         for action in login.receive(pdu) {
             switch action {
             case .send(let next): actions.append(.send(next))
-            case .failed(_, let reason): throw ProbeFailure(reason: "login: \(reason)")
+            case .failed(let status, let reason):
+                throw ProbeFailure(
+                    reason: "login: \(reason)",
+                    isTargetMissing: status == ISCSILoginStatus.notFound.rawValue)
             case .established(let session):
                 result = session
                 actions.append(.send(reportUnits()))
