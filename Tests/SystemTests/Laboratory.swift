@@ -157,3 +157,9 @@ extension Trait where Self == LabTrait {
 let withRareHealthChecks: @Sendable (String) throws -> String = {
     $0 + "\nhealth: {interval_ms: 3600000}\n"
 }
+
+/// Each resource is held by the server that has it: nobody takes a failed server's place.
+func withoutAlternatives(_ text: String) throws -> String {
+    let held = /servers: \[server1, server2, server3\]\n    assigned: (server\d)/
+    return text.replacing(held) { "servers: [\($0.1)]\n    assigned: \($0.1)" }
+}

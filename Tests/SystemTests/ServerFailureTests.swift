@@ -70,7 +70,7 @@ extension SystemTests {
         "Failing servers", .serialized,
         .lab(configuration: {
             // A target that no server has.
-            try withRareHealthChecks($0).replacingOccurrences(
+            try withRareHealthChecks(withoutAlternatives($0)).replacingOccurrences(
                 of: "target: iqn.2026-01.lab.dsr:r6", with: "target: iqn.2026-01.lab.dsr:nowhere"
             )
             .replacingOccurrences(
@@ -134,7 +134,7 @@ extension SystemTests {
             "fig2-san-chap",
             configuration: {
                 // The redirector knows a wrong secret, and asks clients for none.
-                try withRareHealthChecks($0)
+                try withRareHealthChecks(withoutAlternatives($0))
                     .replacingOccurrences(
                         of: "secret: server-secret-1", with: "secret: server-secret-X"
                     )

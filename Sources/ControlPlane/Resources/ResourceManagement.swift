@@ -15,6 +15,9 @@ final class ResourceManagement {
     private var servers: [String: Server]
     private var suspectTimeout: UInt64
     private var timer: EventLoop.Timer?
+    /// ns, when a server that is down was probed last because a session needs it.
+    private var wantedAt: [String: UInt64] = [:]
+    private static let wantedInterval: UInt64 = 200_000_000
     /// Sessions that a change moves and that have not arrived, by change and resource.
     private var arriving: [Arrival] = []
     /// Storage port that leads to a server, as far as it is known.
@@ -127,6 +130,11 @@ final class ResourceManagement {
             let isReset = reason.contains("reset")
             handle(.evidence(.soft(isReset ? .sessionReset : .unexpectedEnd), server: server))
         case .attachFailed: handle(.evidence(.soft(.sessionReset), server: server))
+        case .wanted:
+            let now = engine.loop.clock()
+            guard now - (wantedAt[server] ?? 0) > Self.wantedInterval else { return }
+            wantedAt[server] = now
+            health.check(server, timeout: suspectTimeout)
         case .requestLate: handle(.evidence(.soft(.lateRequest), server: server))
         }
     }
@@ -290,6 +298,12 @@ final class ResourceManagement {
 
     private func fence(_ id: FenceID, _ name: String) {
         guard let command = servers[name]?.fence, let program = command.first else { return }
+        // No session was ever there: it has nothing of ours that it could write.
+        guard portal.usedServers.contains(name) else {
+            return engine.loop.postLocal { [weak self] in
+                self?.handle(.fenced(id, server: name, isGood: true))
+            }
+        }
         let arguments = Array(command.dropFirst()).map {
             $0.replacing("{server}", with: name)
         }
@@ -320,7 +334,10 @@ final class ResourceManagement {
         weak var management: ResourceManagement?
 
         func give(_ id: FenceID, _ server: String, isGood: Bool) {
-            loop.post { management?.handle(.fenced(id, server: server, isGood: isGood)) }
+            loop.post {
+                if isGood { management?.portal.unused(server) }
+                management?.handle(.fenced(id, server: server, isGood: isGood))
+            }
         }
     }
 }

@@ -211,6 +211,8 @@ final class ISCSIPortal {
         case sessionLost(String)
         case attachFailed(String)
         case requestLate
+        /// It is down, and somebody needs it.
+        case wanted
     }
 
     /// Set by the resource management.
@@ -221,6 +223,11 @@ final class ISCSIPortal {
     var mayChange: (_ resource: String, _ server: String) -> Bool = { _, _ in false }
     var onMoved: (ISCSISession, _ duration: UInt64, _ isOrderly: Bool) -> Void = { _, _, _ in }
     private var members: [SpliceID: ISCSISession] = [:]
+
+    /// Servers that sessions were logged in to, so that something of theirs may be on its way there.
+    private(set) var usedServers: Set<String> = []
+    func used(_ server: String) { usedServers.insert(server) }
+    func unused(_ server: String) { usedServers.remove(server) }
 
     func trouble(_ server: String, _ trouble: Trouble) { onTrouble(server, trouble) }
     func sessionMoved(_ session: ISCSISession, duration: UInt64, isOrderly: Bool) {

@@ -185,7 +185,10 @@ final class ISCSISession: Session {
         isWaiting = false
         let assigned = portal.resources.assignedServer(of: resource.name) ?? resource.assigned
         serverName = assigned
-        guard portal.isServing(assigned) else { return wait("server \(assigned) is down") }
+        guard portal.isServing(assigned) else {
+            portal.trouble(assigned, .wanted)
+            return wait("server \(assigned) is down")
+        }
         guard let address = portal.address(of: assigned, like: leg.remote.address),
             let local = engine.storageAddress(like: address.address)
         else { return wait("server \(assigned) has no address of the client's family") }
@@ -286,6 +289,7 @@ final class ISCSISession: Session {
             }
             hasBegun = true
             waitingSince = 0
+            portal.used(serverName ?? "")
         case .failed(_, let reason): serverFailed("login: \(reason)")
         }
     }
@@ -348,7 +352,9 @@ final class ISCSISession: Session {
     private func wait(_ reason: String) {
         isWaiting = true
         let waited = engine.loop.now - min(engine.loop.now, waitingSince)
-        guard waited < portal.serverWait else { return giveUp(reason) }
+        // A session that never had a server is told at once when none can be hoped for.
+        let isHopeful = hasBegun || portal.mayChange(resource?.name ?? "", serverName ?? "")
+        guard isHopeful, waited < portal.serverWait else { return giveUp(reason) }
         timer?.cancel()
         timer = engine.loop.schedule(after: 250_000_000) { [weak self] in self?.resume() }
     }
@@ -377,7 +383,7 @@ final class ISCSISession: Session {
         isFailing = true
         let server = serverName ?? ""
         engine.log.warning("session \(id): server \(server): \(reason)")
-        portal.serverLoginFailed()
+        if hasBegun { portal.serverLoginFailed() }
         // Not from within the relay: it is in the middle of the server's octets.
         engine.loop.postLocal { [weak self] in
             guard let self, case .redirected = phase else { return }
@@ -385,14 +391,12 @@ final class ISCSISession: Session {
             pending += relay?.takeBacklog() ?? []
             core?.abandonServer()
             portal.trouble(server, .attachFailed(reason))
-            if !hasBegun, !portal.mayChange(resource?.name ?? "", server) {
-                return giveUp(reason)
-            }
             wait(reason)
         }
     }
 
     private func refuse(_ waiting: [UInt8], _ reason: String) {
+        portal.serverLoginFailed()
         engine.log.warning("session \(id): server \(serverName ?? ""): \(reason)")
         phase = .fullFeature
         reader.append(waiting)
