@@ -1,41 +1,13 @@
 import ArgumentParser
 import ControlPlane
 
-struct ResourceCommand: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "resource", abstract: "What clients can reach.",
-        subcommands: [ResourceList.self], defaultSubcommand: ResourceList.self)
-}
-
-struct ResourceList: ParsableCommand {
-    static let configuration = CommandConfiguration(
-        commandName: "list", abstract: "Resources, and the servers that hold them.")
-
-    @OptionGroup var daemon: DaemonOptions
-
-    func run() throws {
-        daemon.show(try daemon.get([ResourceModel].self, "/resources")) { resources in
-            var table = Table([
-                ("NAME", .left), ("PROTOCOL", .left), ("TARGET", .left), ("ASSIGNED", .left),
-                ("SERVERS", .left), ("SESSIONS", .right), ("FROM CLIENTS", .right),
-                ("FROM SERVERS", .right),
-            ])
-            for resource in resources {
-                table.add([
-                    resource.name, resource.protocol, resource.target, resource.assigned,
-                    Text.list(resource.servers), "\(resource.sessions)",
-                    "\(resource.clientBytes)", "\(resource.serverBytes)",
-                ])
-            }
-            return table.text
-        }
-    }
-}
-
 struct ServerCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "server", abstract: "Storage servers.", subcommands: [ServerList.self],
-        defaultSubcommand: ServerList.self)
+        commandName: "server", abstract: "Storage servers.",
+        subcommands: [
+            ServerList.self, ServerDrain.self, ServerUndrain.self, ServerAdd.self,
+            ServerRemove.self,
+        ], defaultSubcommand: ServerList.self)
 }
 
 struct ServerList: ParsableCommand {
@@ -61,5 +33,118 @@ struct ServerList: ParsableCommand {
             }
             return table.text
         }
+    }
+}
+
+struct ServerDrain: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "drain",
+        abstract: "Moves everything away from a server; it gets nothing new.",
+        discussion: "Sessions go on. The server stays drained until server undrain.")
+
+    @Argument(help: "As server list prints it.")
+    var name: String
+
+    @OptionGroup var waiting: WaitOptions
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() throws {
+        let operation = try ServerDrain.change(name, .drain, daemon)
+        let judge = ServerJudge(
+            name, end: ["drain_finished"], failures: ["drain_cancelled", "server_removed"])
+        try OperationProgress(daemon: daemon, options: waiting)
+            .show(operation, judge: judge.judge)
+    }
+
+    static func change(
+        _ name: String, _ verb: ServerVerb, _ daemon: DaemonOptions
+    ) throws -> OperationModel {
+        try daemon.send(
+            "POST", "/servers/\(DaemonOptions.query(name))/\(verb.rawValue)",
+            as: OperationModel.self)
+    }
+}
+
+struct ServerUndrain: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "undrain", abstract: "A drained server takes resources again.",
+        discussion: "None goes back by itself: balance or resource move does that.")
+
+    @Argument(help: "As server list prints it.")
+    var name: String
+
+    @OptionGroup var waiting: WaitOptions
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() throws {
+        let operation = try ServerDrain.change(name, .undrain, daemon)
+        try OperationProgress(daemon: daemon, options: waiting)
+            .show(operation, judge: ServerJudge(name, end: ["drain_cancelled"]).judge)
+    }
+}
+
+struct ServerAdd: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "add", abstract: "Adds a server until the configuration is read again.",
+        discussion: """
+            It is used when it has been probed. Change the configuration file too: a reload or \
+            restart knows only what that says.
+            """)
+
+    @Argument(help: "A name that no server has.")
+    var name: String
+
+    @Option(parsing: .upToNextOption, help: "Its addresses, the preferred one first.")
+    var address: [String]
+
+    @Option(help: "TCP port of its iSCSI target.")
+    var port = 3260
+
+    @Option(parsing: .upToNextOption, help: "Resources that it holds.")
+    var resource: [String]
+
+    @Flag(help: "Used only while another server fails.")
+    var spare = false
+
+    @Option(help: "Relative power.")
+    var weight = 1.0
+
+    @OptionGroup var waiting: WaitOptions
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() throws {
+        let request = ServerRequest(
+            name: name, addresses: address, port: port, resources: resource, isSpare: spare,
+            weight: weight)
+        let operation = try daemon.send("POST", "/servers", request, as: OperationModel.self)
+        let judge = ServerJudge(
+            name, end: ["server_up"], failures: ["server_down", "server_removed"])
+        try OperationProgress(daemon: daemon, options: waiting)
+            .show(operation, judge: judge.judge)
+    }
+}
+
+struct ServerRemove: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "remove", abstract: "Removes a server until the configuration is read again.",
+        discussion: "Refused while it serves something. Change the configuration file too.")
+
+    @Argument(help: "As server list prints it.")
+    var name: String
+
+    @Flag(help: "Drain it first, then remove it.")
+    var force = false
+
+    @OptionGroup var waiting: WaitOptions
+    @OptionGroup var daemon: DaemonOptions
+
+    func run() throws {
+        let operation = try daemon.send(
+            "DELETE", "/servers/\(DaemonOptions.query(name))?force=\(force ? 1 : 0)",
+            as: OperationModel.self)
+        let judge = ServerJudge(
+            name, end: ["server_removed"], failures: ["drain_cancelled"])
+        try OperationProgress(daemon: daemon, options: waiting)
+            .show(operation, judge: judge.judge)
     }
 }

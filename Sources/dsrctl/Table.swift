@@ -1,4 +1,5 @@
 import ControlPlane
+import Foundation
 
 /// Aligned columns.
 struct Table {
@@ -45,6 +46,30 @@ enum Text {
         default:
             return "\(Int(min(seconds, 1e15)) / 86_400) d \(Int(min(seconds, 1e15)) / 3_600 % 24) h"
         }
+    }
+
+    /// A short span of time: three digits that count.
+    static func short(_ seconds: Double) -> String {
+        let value = max(0, seconds)
+        func digits(_ value: Double) -> String {
+            let places = value < 9.995 ? 2 : value < 99.95 ? 1 : 0
+            return value.formatted(
+                .number.precision(.fractionLength(0...places)).grouping(.never)
+                    .locale(Locale(identifier: "en_US_POSIX")))
+        }
+        switch value {
+        case ..<0.001: return "\(Int((value * 1e6).rounded())) us"
+        case ..<0.9995: return digits(value * 1e3) + " ms"
+        case ..<120: return digits(value) + " s"
+        default: return duration(value)
+        }
+    }
+
+    /// In the unit of the load formula: as many digits as anybody needs.
+    static func load(_ value: Double) -> String {
+        guard value.isFinite, abs(value) < 1e15 else { return "\(value)" }
+        let rounded = (value * 10).rounded() / 10
+        return rounded == rounded.rounded() ? "\(Int(rounded))" : "\(rounded)"
     }
 
     static func list(_ values: [String]) -> String {

@@ -7,7 +7,10 @@ struct ControlRouter: Sendable {
         "GET /status", "GET /metrics", "GET /ports", "GET /macs", "DELETE /macs",
         "GET /rules?match=", "POST /rules", "PUT /rules", "DELETE /rules?match=&strict=",
         "POST /trace", "GET /flows?offset=&limit=", "GET /sessions", "GET /sessions/ID",
-        "POST /sessions/ID/splice|unsplice|close", "GET /resources", "GET /servers",
+        "POST /sessions/ID/splice|unsplice|close", "GET /resources",
+        "POST /resources/NAME/move", "GET /servers", "POST /servers",
+        "POST /servers/NAME/drain|undrain", "DELETE /servers/NAME?force=", "GET /balance",
+        "GET /balance/plan", "POST /balance/apply", "PUT /balance/auto",
         "GET /events?after=", "GET /capture", "POST /capture", "DELETE /capture?port=",
         "POST /reload",
     ]
@@ -40,7 +43,7 @@ struct ControlRouter: Sendable {
     private func route(
         _ method: String, _ path: String, _ query: [String: String], _ body: Data
     ) async throws -> Answer {
-        let parts = path.split(separator: "/").map(String.init)
+        let parts = path.split(separator: "/").map { $0.removingPercentEncoding ?? String($0) }
         switch (method, parts.first ?? "", parts.count) {
         case ("GET", "status", 1): return json(await service.status())
         case ("GET", "metrics", 1):
@@ -60,7 +63,8 @@ struct ControlRouter: Sendable {
                     limit: min(10_000, try number(query["limit"], "limit") ?? 1_000)))
         case (_, "sessions", _): return try await sessions(method, parts)
         case ("GET", "resources", 1): return json(await service.resources())
-        case ("GET", "servers", 1): return json(await service.servers())
+        case (_, "resources", 3), (_, "servers", _), (_, "balance", _):
+            return try await manage(method, parts, query, body)
         case ("GET", "events", 1):
             guard query["follow"] == nil else {
                 throw ControlError(
@@ -117,6 +121,35 @@ struct ControlRouter: Sendable {
             throw unknown(method, "/" + parts.joined(separator: "/"))
         }
         return json(try await service.change(session: id, verb))
+    }
+
+    private func manage(
+        _ method: String, _ parts: [String], _ query: [String: String], _ body: Data
+    ) async throws -> Answer {
+        switch (method, parts[0], parts.count > 1 ? parts[parts.count - 1] : "", parts.count) {
+        case ("POST", "resources", "move", 3):
+            let request = try JSONCoding.decode(MoveRequest.self, body)
+            return json(try await service.move(resource: parts[1], to: request.to))
+        case ("GET", "servers", _, 1): return json(await service.servers())
+        case ("POST", "servers", _, 1):
+            return json(
+                try await service.addServer(JSONCoding.decode(ServerRequest.self, body)))
+        case ("DELETE", "servers", let name, 2):
+            return json(try await service.removeServer(name, force: query["force"] == "1"))
+        case ("POST", "servers", let text, 3):
+            guard let verb = ServerVerb(rawValue: text) else { break }
+            return json(try await service.change(server: parts[1], verb))
+        case ("GET", "balance", _, 1): return json(await service.balance())
+        case ("GET", "balance", "plan", 2): return json(await service.balancePlan())
+        case ("POST", "balance", "apply", 2):
+            return json(
+                try await service.applyBalance(JSONCoding.decode(BalanceRequest.self, body)))
+        case ("PUT", "balance", "auto", 2):
+            let request = try JSONCoding.decode(AutomaticBalanceRequest.self, body)
+            return json(try await service.setAutomaticBalance(request.isOn))
+        default: break
+        }
+        throw unknown(method, "/" + parts.joined(separator: "/"))
     }
 
     private func number(_ text: String?, _ field: String) throws -> Int? {

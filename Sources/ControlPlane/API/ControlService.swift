@@ -1,6 +1,6 @@
 /// What the API serves: the daemon's engine as the outside sees it. Every method may be called from
 /// any task, at any time, several at once; none may block a thread.
-public protocol ControlService: Sendable {
+public protocol ControlService: ManagementService {
     func status() async -> StatusModel
     func metrics() async -> [MetricFamily]
 

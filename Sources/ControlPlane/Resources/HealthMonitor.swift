@@ -60,6 +60,19 @@ final class HealthMonitor {
         for name in names where states[name] == nil { states[name] = State() }
     }
 
+    /// One more server is probed in turn.
+    func add(_ server: Server) {
+        servers.append(server)
+        states[server.name] = State()
+        scheduleNext()
+    }
+
+    func remove(server: String) {
+        servers.removeAll { $0.name == server }
+        states[server] = nil
+        scheduleNext()
+    }
+
     /// Looks at everything again: servers, resources or credentials may be others now. Then calls `done`.
     func update(to configuration: Configuration, done: @escaping () -> Void) {
         take(configuration)

@@ -29,6 +29,7 @@ extension EventModel {
             take("server_removed", server: name, "server \(name) is removed")
         case .changePlanned(let id, let reason, let moves):
             take("change_planned", id, "\(reason.text): \(Self.text(moves))")
+            server = reason.server
         case .confirmed(let id, let name, let server):
             take("change_confirmed", id, "\(server) has confirmed \(name)")
             resource = name
@@ -54,6 +55,7 @@ extension EventModel {
             resource = name
         case .changeFinished(let id, let reason, let duration):
             take("change_finished", id, "\(reason.text): done")
+            server = reason.server
             details["duration_us"] = "\(duration / 1_000)"
         case .failoverFinished(let name, let moved, let duration):
             take(
@@ -126,6 +128,14 @@ extension EventModel {
 }
 
 extension ChangeReason {
+    /// The server that it is about, when it is about one.
+    var server: String? {
+        switch self {
+        case .failover(let server), .drain(let server), .giveBack(let server): server
+        case .operatorMove, .balance, .announcement: nil
+        }
+    }
+
     /// For people.
     var text: String {
         switch self {

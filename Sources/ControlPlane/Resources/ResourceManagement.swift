@@ -107,9 +107,23 @@ final class ResourceManagement {
         carryOut(manager.handle(input, now: engine.loop.clock()))
     }
 
-    func perform(_ operation: ManagementOperation) throws(ManagementRefusal) {
-        carryOut(try manager.perform(operation, now: engine.loop.clock()))
+    /// What it has led to so far.
+    @discardableResult
+    func perform(
+        _ operation: ManagementOperation
+    ) throws(ManagementRefusal) -> [ManagementEvent] {
+        let actions = try manager.perform(operation, now: engine.loop.clock())
+        carryOut(actions)
+        return actions.compactMap { action in
+            if case .event(let event) = action { return event }
+            return nil
+        }
     }
+
+    /// Another server may be chosen from now on; `perform` tells the manager of it.
+    func learn(_ server: Server) { servers[server.name] = server }
+
+    func forget(server: String) { servers[server] = nil }
 
     private func take(_ report: HealthMonitor.Report, of server: String) {
         if report.result == .good { learnPort(of: server) }

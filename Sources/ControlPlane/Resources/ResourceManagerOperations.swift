@@ -106,7 +106,7 @@ extension ResourceManager {
     }
 
     /// Nil: everything is quiet.
-    private var reasonNotToBalance: String? {
+    var reasonNotToBalance: String? {
         if !changes.isEmpty { return "a change is under way" }
         for entry in servers {
             let name = entry.server.name

@@ -174,7 +174,8 @@ public final class Daemon: @unchecked Sendable {
         health = HealthMonitor(configuration, engine: engine, portal: portal)
         management = ResourceManagement(
             configuration, engine: engine, portal: portal, health: health)
-        management.onEvent = { [events, log] event in
+        management.onEvent = { [weak self, events, log] event in
+            if case .serverRemoved(let name) = event { self?.serverRemoved(name) }
             let model = EventModel(event)
             log.log(level: model.level, "\(model.message)")
             events.add(model)

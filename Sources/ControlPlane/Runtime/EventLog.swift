@@ -37,6 +37,9 @@ package final class EventLog: Sendable {
         }
     }
 
+    /// Sequence number of the newest event; 0: there was none.
+    package var last: UInt64 { state.withLock { $0.next - 1 } }
+
     package func events(after: UInt64?) -> [EventModel] {
         state.withLock { state in kept(state, after: after ?? 0) }
     }

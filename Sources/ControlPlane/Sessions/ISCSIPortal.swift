@@ -80,6 +80,15 @@ final class ISCSIPortal {
         }
     }
 
+    /// A server that was added or, with nil, has left; the configuration tells who logs in there, and how.
+    func take(_ server: Server?, name: String, of configuration: Configuration) {
+        servers[name] = server
+        learned[name] = nil
+        credentials = CredentialTable(
+            credentials: configuration.credentials, servers: configuration.servers,
+            resources: configuration.resources)
+    }
+
     func random(_ count: Int) -> [UInt8] {
         var generator = SystemRandomNumberGenerator()
         return (0..<count).map { _ in UInt8.random(in: 0...255, using: &generator) }
