@@ -132,7 +132,7 @@ extension ChangeReason {
     var server: String? {
         switch self {
         case .failover(let server), .drain(let server), .giveBack(let server): server
-        case .operatorMove, .balance, .announcement: nil
+        case .operatorMove, .balance, .announcement, .leftovers: nil
         }
     }
 
