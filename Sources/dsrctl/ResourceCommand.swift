@@ -17,14 +17,17 @@ struct ResourceList: ParsableCommand {
         daemon.show(try daemon.get([ResourceModel].self, "/resources")) { resources in
             var table = Table([
                 ("NAME", .left), ("PROTOCOL", .left), ("TARGET", .left), ("ASSIGNED", .left),
-                ("SERVERS", .left), ("SESSIONS", .right), ("FROM CLIENTS", .right),
-                ("FROM SERVERS", .right),
+                ("STATE", .left), ("SINCE", .right), ("LOAD", .right), ("SERVERS", .left),
+                ("SESSIONS", .right), ("FROM CLIENTS", .right), ("FROM SERVERS", .right),
             ])
             for resource in resources {
                 table.add([
-                    resource.name, resource.protocol, resource.target, resource.assigned,
-                    Text.list(resource.servers), "\(resource.sessions)",
-                    "\(resource.clientBytes)", "\(resource.serverBytes)",
+                    resource.name, resource.protocol, resource.target,
+                    resource.assigned + (resource.home.map { " (for \($0))" } ?? ""),
+                    resource.state.rawValue, Text.duration(resource.stateAgeS),
+                    Text.load(resource.load), Text.list(resource.servers),
+                    "\(resource.sessions)", "\(resource.clientBytes)",
+                    "\(resource.serverBytes)",
                 ])
             }
             return table.text

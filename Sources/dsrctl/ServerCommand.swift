@@ -12,22 +12,23 @@ struct ServerCommand: ParsableCommand {
 
 struct ServerList: ParsableCommand {
     static let configuration = CommandConfiguration(
-        commandName: "list", abstract: "Servers with their health.")
+        commandName: "list", abstract: "Servers with their state and load.")
 
     @OptionGroup var daemon: DaemonOptions
 
     func run() throws {
         daemon.show(try daemon.get([ServerModel].self, "/servers")) { servers in
             var table = Table([
-                ("NAME", .left), ("ADDRESS", .left), ("HEALTH", .left), ("SINCE", .right),
-                ("CHECKS", .right), ("FAILED", .right), ("LATENCY", .right), ("SESSIONS", .right),
-                ("RESOURCES", .left), ("REASON", .left),
+                ("NAME", .left), ("ADDRESS", .left), ("STATE", .left), ("SINCE", .right),
+                ("LOAD", .right), ("CHECKS", .right), ("FAILED", .right), ("LATENCY", .right),
+                ("SESSIONS", .right), ("RESOURCES", .left), ("REASON", .left),
             ])
             for server in servers {
                 table.add([
                     server.name, server.activeAddress ?? Text.list(server.addresses),
-                    server.health.rawValue, Text.duration(server.stateAgeS), "\(server.checks)",
-                    "\(server.checksFailed)", server.latencyUs.map { "\($0) us" } ?? "-",
+                    server.state.rawValue, Text.duration(server.stateAgeS), Text.load(server.load),
+                    "\(server.checks)", "\(server.checksFailed)",
+                    server.latencyUs.map { "\($0) us" } ?? "-",
                     "\(server.sessions)", Text.list(server.resources), server.healthReason ?? "",
                 ])
             }

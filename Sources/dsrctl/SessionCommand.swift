@@ -81,9 +81,27 @@ enum SessionText {
             ),
             ("longest stall", "\(session.longestStallUs) us"),
             ("outstanding", session.outstandingRequests.map { "\($0) requests" }),
+            ("protection", protection(session)),
+            ("moves", moves(session)),
             ("age", Text.duration(session.ageS)),
             ("idle", Text.duration(session.idleS)),
         ])
+    }
+
+    /// What becomes of open requests when the server fails.
+    private static func protection(_ session: SessionModel) -> String? {
+        guard let isProtected = session.isProtected else { return nil }
+        guard let bytes = session.logBytes else {
+            return "none: the end of the server ends the session"
+        }
+        let count = session.unprotectedRequests ?? 0
+        return (isProtected ? "whole" : "\(count) requests could not be sent again")
+            + ", \(bytes) bytes kept"
+    }
+
+    private static func moves(_ session: SessionModel) -> String {
+        guard let stall = session.lastMoveStallUs else { return "none" }
+        return "\(session.moves), the last one took \(Text.short(Double(stall) / 1e6))"
     }
 
     private static func leg(_ leg: LegModel) -> String {

@@ -32,6 +32,13 @@ struct StatusCommand: ParsableCommand {
             ("exact flows", "\(status.flows)"),
             ("learned addresses", "\(status.macs)"),
             ("sessions", "\(status.sessions)" + (states.isEmpty ? "" : ": " + counts(states))),
+            (
+                "unprotected",
+                status.sessionsUnprotected == 0 && status.requestsUnprotected == 0
+                    ? "no session"
+                    : "\(status.sessionsUnprotected) sessions now, "
+                        + "\(status.requestsUnprotected) requests since the start"
+            ),
             ("resources", "\(status.resources)"),
             ("servers", "\(status.servers), \(status.serversHealthy) healthy"),
             ("packets", "\(status.rxPackets) received, \(status.txPackets) sent"),

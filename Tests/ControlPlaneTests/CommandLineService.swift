@@ -8,6 +8,7 @@ final class CommandLineService: ControlService {
     struct Asked: Sendable {
         var calls: [String] = []
         var events: [EventModel] = []
+        var lastEvent: UInt64 = 0
     }
     let asked = Mutex(Asked())
 
@@ -15,13 +16,27 @@ final class CommandLineService: ControlService {
     var calls: [String] { asked.withLock { $0.calls } }
 
     func addEvent(_ kind: String) {
-        asked.withLock { state in
-            var event = EventModel()
-            event.sequence = UInt64(state.events.count + 1)
-            event.timeS = 1_700_000_000.25
+        add { event in
             event.kind = kind
             event.message = "about \(kind)"
+        }
+    }
+
+    func add(_ fill: (inout EventModel) -> Void) {
+        asked.withLock { state in
+            var event = EventModel()
+            state.lastEvent += 1
+            event.sequence = state.lastEvent
+            event.timeS = 1_700_000_000.25
+            fill(&event)
             state.events.append(event)
+        }
+    }
+
+    func forgetEvents(keepingNumbers: Bool = false) {
+        asked.withLock { state in
+            state.events = []
+            if !keepingNumbers { state.lastEvent = 0 }
         }
     }
 

@@ -1,11 +1,34 @@
 /// One metric of the Prometheus text format, version 0.0.4.
 public struct MetricFamily: Hashable, Sendable {
-    public enum Kind: String, Sendable { case counter, gauge }
+    public enum Kind: String, Sendable { case counter, gauge, histogram }
 
     public enum Value: Hashable, Sendable {
         /// Counters keep all 64 bits.
         case integer(UInt64)
         case real(Double)
+        /// For families of kind histogram.
+        case histogram(Histogram)
+    }
+
+    /// Counts of values by size.
+    public struct Histogram: Hashable, Sendable {
+        /// Upper bounds, growing; that of the last bucket, without a bound, is left out.
+        public var bounds: [Double]
+        /// Values that are not above the bound of the same index: cumulative.
+        public var counts: [UInt64]
+        /// All values, those above the last bound too.
+        public var count: UInt64
+        public var sum: Double
+
+        /// - Parameter counts: missing ones are that of the bound before, excess ones do not count.
+        public init(bounds: [Double], counts: [UInt64], count: UInt64, sum: Double) {
+            self.bounds = bounds
+            self.counts = bounds.indices.map { index in
+                index < counts.count ? counts[index] : counts.last ?? 0
+            }
+            self.count = count
+            self.sum = sum
+        }
     }
 
     public struct Label: Hashable, Sendable {
@@ -46,6 +69,10 @@ public struct MetricFamily: Hashable, Sendable {
     public mutating func add(_ value: Double, _ labels: Label...) {
         samples.append(Sample(labels: labels, .real(value)))
     }
+
+    public mutating func add(_ value: Histogram, _ labels: Label...) {
+        samples.append(Sample(labels: labels, .histogram(value)))
+    }
 }
 
 /// Writer of the Prometheus text format.
@@ -58,25 +85,48 @@ public enum MetricText {
             text += "# HELP \(family.name) \(escaped(family.help, quotes: false))\n"
             text += "# TYPE \(family.name) \(family.kind.rawValue)\n"
             for sample in family.samples {
-                text += family.name
-                if !sample.labels.isEmpty {
-                    let labels = sample.labels.map { "\($0.name)=\"\(escaped($0.value))\"" }
-                    text += "{\(labels.joined(separator: ","))}"
+                switch sample.value {
+                case .histogram(let histogram):
+                    write(histogram, family.name, sample.labels, to: &text)
+                case .integer(let value):
+                    write(String(value), family.name, sample.labels, to: &text)
+                case .real(let value):
+                    write(number(value), family.name, sample.labels, to: &text)
                 }
-                text += " \(number(sample.value))\n"
             }
         }
         return text
     }
 
-    private static func number(_ value: MetricFamily.Value) -> String {
-        switch value {
-        case .integer(let value): return String(value)
-        case .real(let value):
-            if value.isNaN { return "NaN" }
-            if value.isInfinite { return value < 0 ? "-Inf" : "+Inf" }
-            return String(value)
+    private static func write(
+        _ value: String, _ name: String, _ labels: [MetricFamily.Label], to text: inout String
+    ) {
+        text += name
+        if !labels.isEmpty {
+            let labels = labels.map { "\($0.name)=\"\(escaped($0.value))\"" }
+            text += "{\(labels.joined(separator: ","))}"
         }
+        text += " \(value)\n"
+    }
+
+    private static func write(
+        _ histogram: MetricFamily.Histogram, _ name: String, _ labels: [MetricFamily.Label],
+        to text: inout String
+    ) {
+        func bucket(_ bound: Double, _ count: UInt64) {
+            let label = MetricFamily.Label("le", number(bound))
+            write(String(count), name + "_bucket", labels + [label], to: &text)
+        }
+        for (bound, count) in zip(histogram.bounds, histogram.counts) { bucket(bound, count) }
+        bucket(.infinity, histogram.count)
+        write(number(histogram.sum), name + "_sum", labels, to: &text)
+        write(String(histogram.count), name + "_count", labels, to: &text)
+    }
+
+    private static func number(_ value: Double) -> String {
+        if value.isNaN { return "NaN" }
+        if value.isInfinite { return value < 0 ? "-Inf" : "+Inf" }
+        return String(value)
     }
 
     private static func escaped(_ text: String, quotes: Bool = true) -> String {

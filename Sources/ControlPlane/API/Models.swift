@@ -22,6 +22,10 @@ public struct StatusModel: Codable, Hashable, Sendable {
     public var isReady = false
     /// Number of sessions in each state; states without a session are left out.
     public var sessionsByState: [String: Int] = [:]
+    /// Sessions with open requests that could not be given to another server.
+    public var sessionsUnprotected = 0
+    /// Since the start, requests that could not have been given to another server.
+    public var requestsUnprotected: UInt64 = 0
     public var resources = 0
     public var servers = 0
     public var serversHealthy = 0

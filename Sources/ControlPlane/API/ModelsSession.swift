@@ -46,6 +46,16 @@ public struct SessionModel: Codable, Hashable, Sendable {
     public var longestStallUs: UInt64 = 0
     /// Requests sent that have no reply yet; nil when messages are not tracked.
     public var outstandingRequests: Int?
+    /// Every request that is open now could be given to another server; nil: there is nothing to protect.
+    public var isProtected: Bool?
+    /// Of the requests that are open, those that could not be given to another server.
+    public var unprotectedRequests: Int?
+    /// Octets of open requests that are kept.
+    public var logBytes: UInt64?
+    /// How often the session went on at another server, or again at the same.
+    public var moves: UInt64 = 0
+    /// Time without a server at the last of them; nil: there was none.
+    public var lastMoveStallUs: UInt64?
     /// Since the client connected.
     public var ageS: Double = 0
     /// Since the last packet or message.
@@ -69,7 +79,44 @@ public struct ResourceModel: Codable, Hashable, Sendable {
     public var serverBytes: UInt64 = 0
     public var clientPackets: UInt64 = 0
     public var serverPackets: UInt64 = 0
+    public var state = ResourceState.served
+    /// Since it was assigned to the server; since the start when it has not moved.
+    public var stateAgeS: Double = 0
+    /// In the unit of the load formula.
+    public var load: Double = 0
+    /// Where it belongs while a spare stands in.
+    public var home: String?
     public init() {}
+}
+
+public enum ResourceState: String, CaseIterable, Codable, Hashable, Sendable {
+    case served
+    /// A change of its server is under way.
+    case moving
+    /// Its server is down, and no other one has taken it yet.
+    case waiting
+    /// Nobody has found its server up yet.
+    case unknown
+}
+
+/// What a server is used for.
+public enum ServerState: String, CaseIterable, Codable, Hashable, Sendable {
+    /// Not probed yet.
+    case unknown
+    case up
+    /// There is evidence against it; a probe decides.
+    case suspect
+    case down
+    /// Resources leave it.
+    case draining
+    /// Nothing is on it, and it gets nothing.
+    case drained
+    /// Drained, then it leaves.
+    case removing
+    /// It is up, but fails so often that it gets nothing new for a while.
+    case flapping
+    /// It is up, and stands in for servers that fail.
+    case spare
 }
 
 /// Health of a server as its checks tell it.
@@ -95,6 +142,12 @@ public struct ServerModel: Codable, Hashable, Sendable {
     public var checksFailed: UInt64 = 0
     /// Since the health state changed.
     public var stateAgeS: Double = 0
+    public var state = ServerState.unknown
+    public var isSpare = false
+    /// Relative power.
+    public var weight: Double = 1
+    /// In the unit of the load formula, divided by the weight.
+    public var load: Double = 0
     /// Names of the resources assigned to it.
     public var resources: [String] = []
     public var sessions = 0

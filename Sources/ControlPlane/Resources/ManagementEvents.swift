@@ -136,6 +136,22 @@ extension ChangeReason {
         }
     }
 
+    /// For metrics.
+    var label: String {
+        switch self {
+        case .failover: "failover"
+        case .drain: "drain"
+        case .giveBack: "give_back"
+        case .operatorMove: "command"
+        case .balance: "balance"
+        case .announcement: "announcement"
+        }
+    }
+
+    static let labels = [
+        "failover", "drain", "give_back", "command", "balance", "announcement",
+    ]
+
     /// For people.
     var text: String {
         switch self {

@@ -26,6 +26,11 @@ final class ResourceManagement {
     /// ns, when a server was found up or down last.
     private(set) var since: [String: UInt64] = [:]
     private(set) var statistics = ManagementStatistics()
+    let requests: RequestTotals
+    /// Of sessions that there are.
+    private(set) var moves: [SpliceID: SessionMoves] = [:]
+    /// ns, when a resource was assigned to its server; nothing for those that have not moved.
+    private(set) var assignedAt: [String: UInt64] = [:]
     var onEvent: (ManagementEvent) -> Void = { _ in }
 
     private struct Arrival {
@@ -45,6 +50,7 @@ final class ResourceManagement {
         self.engine = engine
         self.portal = portal
         self.health = health
+        requests = RequestTotals(engine: engine)
         servers = Dictionary(
             configuration.servers.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
         suspectTimeout = UInt64(configuration.health.suspectTimeoutMilliseconds) * 1_000_000
@@ -79,9 +85,14 @@ final class ResourceManagement {
         portal.mayChange = { [weak self] in self?.mayChange($0, $1) ?? false }
         portal.onMoved = { [weak self] session, duration, isOrderly in
             self?.statistics.add(stall: duration, isOrderly: isOrderly)
+            self?.moves[session.id, default: SessionMoves()].add(duration)
             self?.arrived(session)
         }
-        portal.onLeave = { [weak self] session in self?.left(session) }
+        portal.onLeave = { [weak self] session in
+            self?.left(session)
+            self?.moves[session.id] = nil
+            self?.requests.ended(session)
+        }
     }
 
     /// The configuration was read again. What servers were found to be is asked anew.
@@ -227,6 +238,8 @@ final class ResourceManagement {
             case .sessionsAbandoned(let id, let resource, _): abandon(id, resource)
             case .serverDown(let name, _, _), .serverUp(let name, _):
                 since[name] = engine.loop.clock()
+            case .committed(_, _, let planned):
+                for move in planned { assignedAt[move.resource] = engine.loop.clock() }
             default: break
             }
             if case .serverDown(let server, let cause, _) = event {
@@ -356,12 +369,30 @@ final class ResourceManagement {
     }
 }
 
+/// Changes of a session's server.
+struct SessionMoves: Sendable {
+    var count: UInt64 = 0
+    /// ns without a server at the last one.
+    var lastStall: UInt64 = 0
+
+    mutating func add(_ stall: UInt64) {
+        count += 1
+        lastStall = stall
+    }
+}
+
 /// Sums since the start.
 struct ManagementStatistics: Sendable {
     var failovers: UInt64 = 0
     var changes: UInt64 = 0
     var moves: UInt64 = 0
     var refusedConfirmations: UInt64 = 0
+    /// Moves that no server took, and sessions given up by a change.
+    var dropped: UInt64 = 0
+    var abandoned: UInt64 = 0
+    var announcementsIgnored: UInt64 = 0
+    /// Changes planned, by reason.
+    var planned: [String: UInt64] = [:]
     /// Sessions without a server, by how long: seconds.
     var stalls = DurationHistogram()
     var orderlyStalls = DurationHistogram()
@@ -377,7 +408,11 @@ struct ManagementStatistics: Sendable {
         case .committed(_, _, let planned):
             changes += 1
             moves += UInt64(planned.count)
+        case .changePlanned(_, let reason, _): planned[reason.label, default: 0] += 1
         case .refused: refusedConfirmations += 1
+        case .dropped: dropped += 1
+        case .sessionsAbandoned: abandoned += 1
+        case .announcementIgnored: announcementsIgnored += 1
         case .failoverFinished(_, _, let duration):
             failovers += 1
             failoverDurations.add(duration)

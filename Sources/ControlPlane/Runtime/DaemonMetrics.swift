@@ -29,6 +29,7 @@ extension Daemon {
             + serverMetrics(sessions.health, up: sessions.up)
             + resourceMetrics(
                 resourceTraffic(sessions.summaries, ended: sessions.traffic))
+            + (await managementMetrics())
     }
 
     private func resourceMetrics(_ traffic: [String: ResourceTraffic]) -> [MetricFamily] {
@@ -49,19 +50,19 @@ extension Daemon {
         return [bytes, packets]
     }
 
-    private func gauge(_ name: String, _ help: String, _ value: UInt64) -> MetricFamily {
+    func gauge(_ name: String, _ help: String, _ value: UInt64) -> MetricFamily {
         var family = MetricFamily(name: name, help: help, kind: .gauge)
         family.add(value)
         return family
     }
 
-    private func gauge(_ name: String, _ help: String, _ value: Double) -> MetricFamily {
+    func gauge(_ name: String, _ help: String, _ value: Double) -> MetricFamily {
         var family = MetricFamily(name: name, help: help, kind: .gauge)
         family.add(value)
         return family
     }
 
-    private func counter(_ name: String, _ help: String, _ value: UInt64) -> MetricFamily {
+    func counter(_ name: String, _ help: String, _ value: UInt64) -> MetricFamily {
         var family = MetricFamily(name: name, help: help, kind: .counter)
         family.add(value)
         return family

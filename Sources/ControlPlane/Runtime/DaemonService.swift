@@ -46,6 +46,7 @@ extension Daemon: ControlService {
         let sessions = await summaries()
         model.sessions = sessions.count
         for session in sessions { model.sessionsByState[session.state, default: 0] += 1 }
+        (model.sessionsUnprotected, model.requestsUnprotected) = await unprotected()
         model.resources = configuration.resources.count
         let servers = await servers()
         model.servers = servers.count
@@ -340,6 +341,10 @@ extension Daemon: ControlService {
         var result: [SessionModel] = []
         result.reserveCapacity(all.count)
         forEachSnapshot(of: all) { result.append(model($0, $1)) }
+        let protection = await protection()
+        for index in result.indices {
+            result[index].add(SpliceID(exactly: result[index].id).flatMap { protection[$0] })
+        }
         return result
     }
 
@@ -349,7 +354,9 @@ extension Daemon: ControlService {
         guard let summary = await summary(id) else {
             throw ControlError(.notFound, "there is no session \(id)")
         }
-        return model(summary, dataplane.call { $0.spliceSnapshot(summary.id) } ?? nil)
+        var result = model(summary, dataplane.call { $0.spliceSnapshot(summary.id) } ?? nil)
+        result.add(await protection(of: summary.id))
+        return result
     }
 
     public func change(
@@ -394,31 +401,6 @@ extension Daemon: ControlService {
             suggestion: "the switch goes on trying; look at session show \(id)")
     }
 
-    public func resources() async -> [ResourceModel] {
-        let (all, sessions, ended) = await onLoop { [self] in
-            (
-                portal.resources.all, engine.sessions.values.map(\.summary),
-                engine.traffic.all()
-            )
-        }
-        let traffic = resourceTraffic(sessions, ended: ended)
-        return all.map { resource in
-            var model = ResourceModel()
-            model.name = resource.name
-            model.protocol = resource.protocol.rawValue
-            model.target = resource.target
-            model.assigned = resource.assigned
-            model.servers = resource.servers
-            model.sessions = sessions.count { $0.resource == resource.name }
-            let sum = traffic[resource.name] ?? ResourceTraffic()
-            model.clientBytes = sum.clientBytes
-            model.serverBytes = sum.serverBytes
-            model.clientPackets = sum.clientPackets
-            model.serverPackets = sum.serverPackets
-            return model
-        }
-    }
-
     /// Traffic of these sessions and of all that have ended, by resource or service.
     func resourceTraffic(
         _ live: [SessionSummary], ended: [String: ResourceTraffic]
@@ -440,40 +422,6 @@ extension Daemon: ControlService {
             let part = start..<min(start + Self.sessionsAtOnce, all.count)
             let snapshots = dataplane.call { $0.spliceSnapshots(ids[part]) } ?? [:]
             for summary in all[part] { body(summary, snapshots[summary.id]) }
-        }
-    }
-
-    public func servers() async -> [ServerModel] {
-        let sessions = await summaries()
-        return await onLoop { [self, now] in
-            configuration.servers.map { server in
-                var model = ServerModel()
-                model.name = server.name
-                model.addresses = server.addresses.map { "\($0)" }
-                model.activeAddress = model.addresses.first
-                if let state = health.states[server.name] {
-                    model.health = management.health(of: server.name)
-                    model.healthReason = state.reason
-                    model.latencyUs = state.latency.map { $0 / 1_000 }
-                    model.checks = state.checks
-                    model.checksFailed = state.failures
-                    let since = management.since[server.name] ?? 0
-                    model.stateAgeS = since == 0 ? 0 : seconds(now &- min(now, since))
-                }
-                model.resources = portal.resources.assigned(to: server.name).map(\.name)
-                model.sessions = sessions.count { $0.serverName == server.name }
-                if let learned = portal.learnedParameters(of: server.name) {
-                    model.parameters = [
-                        "InitialR2T": learned.limits.initialR2T ? "Yes" : "No",
-                        "ImmediateData": learned.limits.immediateData ? "Yes" : "No",
-                        "MaxBurstLength": "\(learned.limits.maxBurstLength)",
-                        "FirstBurstLength": "\(learned.limits.firstBurstLength)",
-                        "MaxRecvDataSegmentLength":
-                            "\(learned.maxReceiveDataSegmentLength ?? 8_192)",
-                    ]
-                }
-                return model
-            }
         }
     }
 

@@ -203,6 +203,18 @@ extension Pipeline {
         return result
     }
 
+    /// What the request logs say that belong to the dataplane now; for a bounded number at a time.
+    public func requestStatistics(
+        _ ids: ArraySlice<SpliceID>
+    ) -> [SpliceID: RequestStatistics] {
+        var result: [SpliceID: RequestStatistics] = [:]
+        for id in ids where splicer.isOpen(id) {
+            guard let log = splicer.records[Int(id)].log else { continue }
+            result[id] = log._withUnsafeGuaranteedRef { $0.statistics }
+        }
+        return result
+    }
+
     public func spliceSnapshot(_ id: SpliceID) -> SpliceSnapshot? {
         splicer.isOpen(id) ? splicer.snapshot(id) : nil
     }
