@@ -203,6 +203,25 @@ extension Pipeline {
         return result
     }
 
+    /// What the request logs say that belong to the dataplane now; for a bounded number at a time.
+    public func requestStatistics(
+        _ ids: ArraySlice<SpliceID>
+    ) -> [SpliceID: RequestStatistics] {
+        var result: [SpliceID: RequestStatistics] = [:]
+        for id in ids where splicer.isOpen(id) {
+            guard let log = splicer.records[Int(id)].log else { continue }
+            result[id] = log._withUnsafeGuaranteedRef { $0.statistics }
+        }
+        return result
+    }
+
+    /// Gives the memory back of those logs among them that belong to the dataplane and keep nothing now.
+    public func trimRequestLogs(_ ids: ArraySlice<SpliceID>) {
+        for id in ids where splicer.isOpen(id) {
+            splicer.records[Int(id)].log?._withUnsafeGuaranteedRef { $0.trim() }
+        }
+    }
+
     public func spliceSnapshot(_ id: SpliceID) -> SpliceSnapshot? {
         splicer.isOpen(id) ? splicer.snapshot(id) : nil
     }
