@@ -44,6 +44,7 @@ public struct Configuration: Sendable {
     public var rules: [String] = []
     public var limits = Limits()
     public var health = Health()
+    public var balance = Balance()
     public var socketPath = ControlClient.defaultPath
     public var logLevel = "info"
 }

@@ -65,7 +65,7 @@ private struct ConfigurationBuilder {
             root, "",
             keys: [
                 "ports", "cpu", "servers", "resources", "iscsi", "credentials", "services",
-                "rules", "limits", "control", "log", "health",
+                "rules", "limits", "control", "log", "health", "balance",
             ], required: ["ports", "cpu"])
         let cpu = reader.mapping(
             top["cpu"], "cpu", keys: ["client", "storage"], required: ["client", "storage"])
@@ -138,6 +138,7 @@ private struct ConfigurationBuilder {
         result.health.serverWaitMilliseconds = reader.integer(
             health["server_wait_ms"], "health.server_wait_ms", in: 0...3_600_000,
             default: result.health.serverWaitMilliseconds)
+        result.balance = reader.balance(top["balance"])
         let control = reader.mapping(top["control"], "control", keys: ["socket"])
         result.socketPath = reader.string(
             control["socket"], "control.socket", default: result.socketPath)
@@ -258,7 +259,7 @@ private struct ConfigurationBuilder {
 
     private func resource(_ node: Node, _ field: String, servers: [String]) -> Resource {
         let values = reader.mapping(
-            node, field, keys: ["name", "protocol", "target", "servers", "assigned"],
+            node, field, keys: ["name", "protocol", "target", "servers", "assigned", "serve"],
             required: ["name", "target", "servers", "assigned"])
         let names = reader.sequence(values["servers"], "\(field).servers").map {
             reader.string($0.node, $0.field)
@@ -278,7 +279,8 @@ private struct ConfigurationBuilder {
             name: reader.string(values["name"], "\(field).name"),
             protocol: reader.choice(values["protocol"], "\(field).protocol", default: .iscsi),
             target: reader.string(values["target"], "\(field).target"), servers: names,
-            assigned: assigned)
+            assigned: assigned,
+            serving: reader.choice(values["serve"], "\(field).serve", default: .one))
     }
 
     private enum Authentication: String, CaseIterable { case none, chap }

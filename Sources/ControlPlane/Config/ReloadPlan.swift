@@ -127,6 +127,10 @@ package struct ReloadPlan: Sendable, Equatable {
         if timeouts.0 != timeouts.1 {
             changes.append("health.timeout_ms: \(timeouts.0) to \(timeouts.1)")
         }
+        for (before, after) in zip(old.balance.texts, new.balance.texts)
+        where before.value != after.value {
+            changes.append("balance.\(before.key): \(before.value) to \(after.value)")
+        }
         if old.logLevel != new.logLevel {
             changes.append("log.level: \(old.logLevel) to \(new.logLevel)")
         }

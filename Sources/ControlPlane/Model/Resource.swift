@@ -3,6 +3,14 @@ public enum ResourceProtocol: String, CaseIterable, Codable, Hashable, Sendable 
     case iscsi
 }
 
+/// Which servers serve a resource at a time.
+public enum ResourceServing: String, CaseIterable, Codable, Hashable, Sendable {
+    /// The one that it is assigned to.
+    case one
+    /// Any that holds it: they all serve the same data at once, each new session gets the one that answers best.
+    case any
+}
+
 /// Something that clients use through the virtual address: for iSCSI, a target.
 public struct Resource: Hashable, Sendable {
     /// Unique name, as the configuration gives it.
@@ -14,18 +22,20 @@ public struct Resource: Hashable, Sendable {
     public var servers: [String]
     /// The server that serves it now; one of `servers`.
     public var assigned: String
+    public var serving: ResourceServing
     /// How the switch logs in for this resource, when it differs from the server's credential.
     public var credential: CHAPCredential?
 
     public init(
         name: String, protocol: ResourceProtocol = .iscsi, target: String, servers: [String],
-        assigned: String, credential: CHAPCredential? = nil
+        assigned: String, serving: ResourceServing = .one, credential: CHAPCredential? = nil
     ) {
         self.name = name
         self.protocol = `protocol`
         self.target = target
         self.servers = servers
         self.assigned = assigned
+        self.serving = serving
         self.credential = credential
     }
 }

@@ -54,6 +54,18 @@ public struct LoadHistory: Hashable, Sendable {
         }
     }
 
+    /// Goes on from values that were kept elsewhere; `last` is the slot of the newest one.
+    public init(slotLength: Duration, capacity: Int, values: [Double?], last: UInt64) {
+        self.init(slotLength: slotLength, capacity: capacity)
+        ring = values.suffix(self.capacity).map { value in
+            value.flatMap { $0.isFinite && $0 >= 0 ? $0 : nil }
+        }
+        open = last < .max ? last + 1 : last
+    }
+
+    /// Slot of the newest closed value; nil: there is none.
+    public var last: UInt64? { ring.isEmpty ? nil : open.map { $0 > 0 ? $0 - 1 : 0 } }
+
     /// Closed slots, the oldest first.
     public var values: [Double?] { Array(ring[start...] + ring[..<start]) }
     public var count: Int { ring.count }

@@ -88,6 +88,16 @@ public struct ServerChoice: Sendable {
         learn(criterion == .responseTime ? seconds : Double(max(1, bytes)) / seconds, server, now)
     }
 
+    /// Requests were answered on the way: `time` is their mean. What is outstanding stays so.
+    public mutating func observed(on server: String, taking time: Double, at now: UInt64) {
+        guard time.isFinite, criterion == .responseTime else { return }
+        if states[server] == nil { states[server] = State(updated: now, chosen: now) }
+        learn(max(1e-9, time), server, now)
+    }
+
+    /// What was outstanding is over, and says nothing of how fast the server is.
+    public mutating func left(_ server: String) { release(server) }
+
     /// A request was not answered: counts as an answer that took `penalty` and moved nothing.
     public mutating func failed(on server: String, penalty: Duration = .seconds(5), at now: UInt64)
     {

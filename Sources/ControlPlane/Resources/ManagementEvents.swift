@@ -145,6 +145,7 @@ extension ChangeReason {
         case .operatorMove: "command"
         case .balance: "balance"
         case .announcement: "announcement"
+        case .leftovers: "leftovers"
         }
     }
 

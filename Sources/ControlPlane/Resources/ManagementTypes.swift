@@ -100,6 +100,8 @@ package enum ManagementInput: Sendable {
     case fenced(FenceID, server: String, isGood: Bool)
     /// By resource, and each server's own; both replace what was known of those named.
     case loads([String: Double], own: [String: Double])
+    /// Moves that a forecast asks for; done only while balancing is automatic and everything is quiet.
+    case foreseen(BalanceProposal)
     case announced(server: String, ResourceAnnouncement)
     case tick
 }
@@ -235,19 +237,23 @@ package struct PlacementFunctions: Sendable {
     package var candidates: @Sendable (String, PlacementInput) -> [String]
     /// Nil: leave it as it is. Called at each check with the time; resources that rest are not movable.
     package var balance: @Sendable (PlacementInput, UInt64) -> BalanceProposal?
+    /// Loads are so uneven that `balance` should be asked before its time. Cheap: asked with every new load.
+    package var isUneven: @Sendable (PlacementInput) -> Bool
 
     package init(
         failover: @escaping @Sendable (Set<String>, PlacementInput) -> [PlannedMove],
         drain: @escaping @Sendable (String, PlacementInput) -> [PlannedMove],
         giveBack: @escaping @Sendable (String, PlacementInput) -> [PlannedMove],
         candidates: @escaping @Sendable (String, PlacementInput) -> [String],
-        balance: @escaping @Sendable (PlacementInput, UInt64) -> BalanceProposal?
+        balance: @escaping @Sendable (PlacementInput, UInt64) -> BalanceProposal?,
+        isUneven: @escaping @Sendable (PlacementInput) -> Bool = { _ in false }
     ) {
         self.failover = failover
         self.drain = drain
         self.giveBack = giveBack
         self.candidates = candidates
         self.balance = balance
+        self.isUneven = isUneven
     }
 
     /// The functions of `Placement`. The manager keeps the rest times of resources itself
@@ -281,6 +287,8 @@ package struct ManagementSettings: Hashable, Sendable {
     package var balanceInterval: UInt64 = 10_000_000_000
     /// A resource is not balanced again within this time after it has moved.
     package var balanceRest: UInt64 = 60_000_000_000
+    /// Loads are looked at again only when they were measured for this long after the last change; 0: at once.
+    package var balanceSettle: UInt64 = 0
 
     package init() {}
 }

@@ -12,6 +12,7 @@ final class ResourceManagement {
     private let engine: SessionEngine
     private let portal: ISCSIPortal
     private let health: HealthMonitor
+    let balancing: Balancing
     private var servers: [String: Server]
     private var suspectTimeout: UInt64
     private var timer: EventLoop.Timer?
@@ -51,11 +52,13 @@ final class ResourceManagement {
         self.portal = portal
         self.health = health
         requests = RequestTotals(engine: engine)
+        balancing = Balancing(configuration, engine: engine, portal: portal)
         servers = Dictionary(
             configuration.servers.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
         suspectTimeout = UInt64(configuration.health.suspectTimeoutMilliseconds) * 1_000_000
         manager = Self.makeManager(configuration, portal.resources)
         wire()
+        balancing.start(self)
     }
 
     private static func makeManager(
@@ -68,6 +71,7 @@ final class ResourceManagement {
             UInt64(configuration.health.suspectTimeoutMilliseconds) * 1_000_000
         settings.monitor.firstTimeout =
             UInt64(configuration.health.timeoutMilliseconds) * 1_000_000
+        settings.setBalance(configuration.balance)
         settings.confirmTimeout = UInt64(configuration.health.timeoutMilliseconds) * 1_000_000
         let used = Set(configuration.resources.flatMap(\.servers))
         return ResourceManager(
@@ -75,7 +79,8 @@ final class ResourceManagement {
                 ManagedServer(
                     name: $0.name, isSpare: $0.isSpare, weight: $0.weight,
                     canBeFenced: !$0.fence.isEmpty)
-            }, table: table, settings: settings)
+            }, table: table, settings: settings,
+            placement: .balancing(configuration.balance.policy))
     }
 
     private func wire() {
@@ -86,21 +91,42 @@ final class ResourceManagement {
         portal.onMoved = { [weak self] session, duration, isOrderly in
             self?.statistics.add(stall: duration, isOrderly: isOrderly)
             self?.moves[session.id, default: SessionMoves()].add(duration)
+            self?.balancing.moved(session)
             self?.arrived(session)
         }
         portal.onLeave = { [weak self] session in
+            self?.balancing.ended(session)
             self?.left(session)
             self?.moves[session.id] = nil
             self?.requests.ended(session)
         }
+        portal.serverFor = { [weak self] in self?.balancing.server(for: $0, of: $1) }
     }
 
     /// The configuration was read again. What servers were found to be is asked anew.
     func update(_ configuration: Configuration) {
         servers = Dictionary(
             configuration.servers.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+        let wasAutomatic = manager.isBalancingAutomatically
         manager = Self.makeManager(configuration, portal.resources)
         arriving = []
+        balancing.update(configuration, wasAutomatic: wasAutomatic, isNew: true)
+    }
+
+    /// Only how loads are balanced is another.
+    func updateBalance(_ configuration: Configuration) {
+        var settings = manager.settings
+        settings.setBalance(configuration.balance)
+        manager.setBalance(.balancing(configuration.balance.policy), like: settings)
+        balancing.update(
+            configuration, wasAutomatic: manager.isBalancingAutomatically, isNew: false)
+    }
+
+    /// Resources that are on their way, or whose server may not serve: what is measured of them is not their load.
+    var unsteadyResources: [String] {
+        manager.table.all.filter {
+            manager.isChanging($0.name) || manager.state(of: $0.assigned) != .up
+        }.map(\.name)
     }
 
     func health(of server: String) -> HealthState {
@@ -166,6 +192,11 @@ final class ResourceManagement {
 
     private func mayChange(_ resource: String, _ server: String) -> Bool {
         if manager.isChanging(resource) { return true }
+        if let entry = portal.resources[resource], entry.serving == .any,
+            balancing.usable(entry).contains(where: { $0 != server })
+        {
+            return true
+        }
         if manager.state(of: server) == .suspect { return true }
         guard manager.state(of: server) == .down else { return false }
         return portal.resources.candidates(for: resource).contains {
@@ -234,6 +265,7 @@ final class ResourceManagement {
         case .fence(let id, let server): fence(id, server)
         case .event(let event):
             statistics.count(event)
+            noteLoads(event)
             switch event {
             case .sessionsAbandoned(let id, let resource, _): abandon(id, resource)
             case .serverDown(let name, _, _), .serverUp(let name, _):
@@ -247,6 +279,27 @@ final class ResourceManagement {
                 for session in portal.sessions(at: server) { session.loseServer(cause.rawValue) }
             }
             onEvent(event)
+        }
+    }
+
+    /// Loads that are measured now say nothing of resources that have just moved.
+    private func noteLoads(_ event: ManagementEvent) {
+        switch event {
+        case .committed(_, _, let moves): for move in moves { balancing.disturb(move.resource) }
+        case .sessionsMoved(_, let resource, _, _), .sessionsAbandoned(_, let resource, _):
+            balancing.disturb(resource)
+        case .drainStarted(let server): leaveShared(server)
+        default: break
+        }
+    }
+
+    /// Sessions that a server has besides the resources assigned to it leave it too.
+    private func leaveShared(_ server: String) {
+        for session in portal.sessions(at: server) {
+            guard let name = session.resource?.name, let resource = manager.table[name],
+                resource.serving == .any, resource.assigned != server
+            else { continue }
+            session.move(isOrderly: true, reason: "server \(server) is being drained")
         }
     }
 

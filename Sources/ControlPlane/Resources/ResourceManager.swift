@@ -29,8 +29,8 @@
 /// * Balancing waits for a quiet moment: no change, nothing drained, no failed server that still has resources.
 package struct ResourceManager: Sendable {
     package internal(set) var table: ResourceTable
-    let settings: ManagementSettings
-    let placement: PlacementFunctions
+    private(set) var settings: ManagementSettings
+    private(set) var placement: PlacementFunctions
     /// In the order of the configuration.
     var servers: [ServerEntry]
     var changes: [Change] = []
@@ -50,7 +50,14 @@ package struct ResourceManager: Sendable {
     var announcers: [String: Set<String>] = [:]
     package internal(set) var isBalancingAutomatically = false
     var balanceAt: UInt64?
+    /// When a better distribution was looked for last.
+    var balancedAt: UInt64?
+    /// Loads have come that nobody has looked at.
+    var hasNewLoads = false
+    /// Since when nothing has changed its place.
+    var steadySince: UInt64 = 0
     var lastSkip: String?
+    var foreseen: BalanceProposal?
     var now: UInt64 = 0
     var output: [ManagementAction] = []
     private var lastChange: UInt64 = 0
@@ -85,6 +92,8 @@ package struct ResourceManager: Sendable {
         case .loads(let resources, let own):
             loads.merge(resources) { _, new in new }
             ownLoads.merge(own) { _, new in new }
+            hasNewLoads = true
+        case .foreseen(let proposal): foreseen = proposal
         case .announced(let server, let announcement): take(announcement, of: server)
         case .tick: break
         }
@@ -119,6 +128,16 @@ package struct ResourceManager: Sendable {
             times += places.values.map { $0.searchAt.map { $0 > now ? $0 : nil } ?? nil }
         }
         return times.compactMap { $0 }.min()
+    }
+
+    /// Another policy for balancing, while everything else goes on.
+    package mutating func setBalance(_ functions: PlacementFunctions, like new: ManagementSettings) {
+        placement.balance = functions.balance
+        placement.isUneven = functions.isUneven
+        settings.balanceInterval = new.balanceInterval
+        settings.balanceRest = new.balanceRest
+        settings.balanceSettle = new.balanceSettle
+        if let time = balanceAt { balanceAt = min(time, now + settings.balanceInterval) }
     }
 
     /// State of a server, for people; nil: there is none of this name.

@@ -267,6 +267,7 @@ extension ResourceManager {
     mutating func finishChanges() {
         for change in changes where change.moves.isEmpty {
             emit(.changeFinished(change.id, change.reason, duration: now - change.started))
+            if change.isCommitted { steadySince = now }
         }
         changes.removeAll { $0.moves.isEmpty }
     }

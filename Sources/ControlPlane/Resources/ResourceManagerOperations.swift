@@ -16,6 +16,7 @@ extension ResourceManager {
         case .setAutomaticBalance(let isOn):
             isBalancingAutomatically = isOn
             balanceAt = isOn ? now + settings.balanceInterval : nil
+            steadySince = now
         }
         return settle()
     }
@@ -119,23 +120,54 @@ extension ResourceManager {
         return nil
     }
 
+    /// At its interval, and as soon as loads have become uneven; never twice within an interval.
     mutating func balanceIfDue() {
-        guard isBalancingAutomatically, let time = balanceAt, time <= now else { return }
-        balanceAt = now + settings.balanceInterval
+        defer {
+            hasNewLoads = false
+            foreseen = nil
+        }
+        guard isBalancingAutomatically, let time = balanceAt else { return }
+        let isDue = time <= now
+        let isRested = balancedAt.map { $0 + settings.balanceInterval <= now } ?? true
+        guard isDue || (hasNewLoads && isRested) || foreseen != nil else { return }
+        if isDue { balanceAt = now + settings.balanceInterval }
         if let why = reasonNotToBalance {
+            // Looks between the intervals are nobody's business while there is nothing to be gained.
+            guard isDue else { return }
             if lastSkip != why { emit(.balanceSkipped(why: why)) }
             lastSkip = why
             return
         }
+        // What was measured while resources moved, or just before, says little of what it is like now.
+        guard settings.balanceSettle == 0 || now >= steadySince + settings.balanceSettle else {
+            return
+        }
+        let resting = resting
+        if let foreseen { return balance(foreseen, resting) }
+        let input = placementInput(pinning: resting)
+        let isUneven = placement.isUneven(input)
+        guard isDue || isUneven else { return }
         lastSkip = nil
-        let resting = movedAt.filter { $0.value + settings.balanceRest > now }.keys
-        let input = placementInput(pinning: Set(resting))
-        guard let proposal = placement.balance(input, now), !proposal.moves.isEmpty else { return }
+        if isUneven {
+            balancedAt = now
+            balanceAt = now + settings.balanceInterval
+        }
+        if let proposal = placement.balance(input, now) { balance(proposal, resting) }
+    }
+
+    /// Resources that were moved a short time ago.
+    package var resting: Set<String> {
+        Set(movedAt.filter { $0.value + settings.balanceRest > now }.keys)
+    }
+
+    private mutating func balance(_ proposal: BalanceProposal, _ resting: Set<String>) {
+        if proposal.moves.isEmpty { return }
         let isPossible = proposal.moves.allSatisfy { move in
             (try? checkMove(move.resource, to: move.to)) != nil && !resting.contains(move.resource)
         }
         guard isPossible else { return emit(.balanceSkipped(why: "a move is not possible")) }
         guard let id = begin(.balance, proposal.moves) else { return }
+        balancedAt = now
         emit(.balancePlanned(id, why: proposal.why))
     }
 }

@@ -111,6 +111,8 @@ extension Daemon {
         setConfiguration(wanted)
         if old.servers != wanted.servers || old.resources != wanted.resources {
             management.update(wanted)
+        } else if old.balance != wanted.balance {
+            management.updateBalance(wanted)
         }
         health.update(to: wanted) { [weak self] in
             guard let self, !wanted.resources.isEmpty else { return }

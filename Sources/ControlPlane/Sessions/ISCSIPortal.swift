@@ -250,6 +250,18 @@ final class ISCSIPortal {
     var onLeave: (ISCSISession) -> Void = { _ in }
     func take(_ table: ResourceTable) { resources = table }
 
+    /// Logged-in sessions, in any order.
+    var allSessions: [ISCSISession] { Array(members.values) }
+
+    /// The server that a new session gets where several serve a resource at once; nil: the assigned one.
+    var serverFor: (_ session: ISCSISession, _ resource: String) -> String? = { _, _ in nil }
+
+    /// A client that was told what the resource's server negotiates can be served there too.
+    func negotiatesTheSame(_ server: String, _ resource: Resource) -> Bool {
+        guard let known = learned[server]?[resource.name] else { return false }
+        return known == parameters(of: resource)
+    }
+
     /// Logged-in sessions of a resource.
     func sessions(of resource: String) -> [ISCSISession] {
         members.values.filter { $0.resource?.name == resource }.sorted { $0.id < $1.id }

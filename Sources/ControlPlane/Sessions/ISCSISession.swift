@@ -19,7 +19,7 @@ final class ISCSISession: Session {
     private var core: Redirect?
     private let leg: Leg
     let id: SpliceID
-    private let openedAt: UInt64
+    let openedAt: UInt64
     // RFC 7143 section 13.12: nothing was declared yet, so no data segment is longer than 8192 octets.
     private var reader = ISCSIPDUReader(dataMaximum: 8_192)
     private var output = OutboundBuffer()
@@ -31,6 +31,8 @@ final class ISCSISession: Session {
     private var closesWhenSent = false
     private var timer: EventLoop.Timer?
     var redirect: Redirect? { core }
+    /// The dataplane's while the session is spliced.
+    var log: SessionLog? { relay?.log }
 
     init(id: SpliceID, leg: Leg, engine: SessionEngine, portal: ISCSIPortal) {
         self.id = id
@@ -183,7 +185,9 @@ final class ISCSISession: Session {
             case .redirected = phase, redirect.state == .clientOnly
         else { return }
         isWaiting = false
-        let assigned = portal.resources.assignedServer(of: resource.name) ?? resource.assigned
+        let chosen = hasBegun ? nil : portal.serverFor(self, resource.name)
+        let assigned =
+            chosen ?? portal.resources.assignedServer(of: resource.name) ?? resource.assigned
         serverName = assigned
         guard portal.isServing(assigned) else {
             portal.trouble(assigned, .wanted)

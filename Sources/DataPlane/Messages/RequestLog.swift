@@ -751,4 +751,6 @@ public final class SessionLog: @unchecked Sendable {
     public func delivered(_ position: SequenceNumber) { log.pointee.acknowledged(position) }
     public func shiftReplies(by distance: UInt32) { log.pointee.shiftReplies(by: distance) }
     public func removeAll() { log.pointee.removeAll() }
+    /// Gives its memory back when it keeps nothing.
+    public func trim() { log.pointee.trim() }
 }

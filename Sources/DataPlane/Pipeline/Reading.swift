@@ -215,6 +215,13 @@ extension Pipeline {
         return result
     }
 
+    /// Gives the memory back of those logs among them that belong to the dataplane and keep nothing now.
+    public func trimRequestLogs(_ ids: ArraySlice<SpliceID>) {
+        for id in ids where splicer.isOpen(id) {
+            splicer.records[Int(id)].log?._withUnsafeGuaranteedRef { $0.trim() }
+        }
+    }
+
     public func spliceSnapshot(_ id: SpliceID) -> SpliceSnapshot? {
         splicer.isOpen(id) ? splicer.snapshot(id) : nil
     }

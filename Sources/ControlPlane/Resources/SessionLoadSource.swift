@@ -1,0 +1,90 @@
+import DataPlane
+
+/// Samples of the iSCSI sessions: sums of the session itself, and those of the dataplane while it has the session.
+final class SessionLoadSource: LoadSource {
+    private let engine: SessionEngine
+    private let portal: ISCSIPortal
+    /// Sessions of the round that is under way.
+    private var present: [SampledSession: ISCSISession] = [:]
+    /// Sessions that have ended, and whose last sums the dataplane still has for some seconds.
+    private var lingering: [SampledSession: ISCSISession] = [:]
+    /// Last samples of the others that have ended.
+    private var last: [SampledSession: SessionSample] = [:]
+
+    init(engine: SessionEngine, portal: ISCSIPortal) {
+        self.engine = engine
+        self.portal = portal
+    }
+
+    var resources: [(name: String, isShared: Bool)] {
+        portal.resources.all.map { ($0.name, $0.serving == .any) }
+    }
+
+    private func key(_ session: ISCSISession) -> SampledSession {
+        SampledSession(id: session.id, openedAt: session.openedAt)
+    }
+
+    func sessions() -> [SampledSession] {
+        present.removeAll(keepingCapacity: true)
+        for session in portal.allSessions where session.resource != nil {
+            present[key(session)] = session
+        }
+        return Array(present.keys) + Array(lingering.keys) + Array(last.keys)
+    }
+
+    /// A session is over; called before it is forgotten elsewhere.
+    func ended(_ session: ISCSISession) {
+        guard session.resource != nil else { return }
+        let key = key(session)
+        present[key] = nil
+        if session.redirect?.lingers == true {
+            lingering[key] = session
+        } else {
+            last[key] = sample(session, nil, nil, hasEnded: true)
+        }
+    }
+
+    func samples(of sessions: ArraySlice<SampledSession>) -> [SessionSample] {
+        let ids = sessions.map(\.id)
+        let read = engine.dataplane.call { pipeline in
+            (pipeline.spliceSnapshots(ids[...]), pipeline.requestStatistics(ids[...]))
+        }
+        let (snapshots, statistics) = read ?? ([:], [:])
+        return sessions.compactMap { key in
+            if let sample = last.removeValue(forKey: key) { return sample }
+            if let session = lingering.removeValue(forKey: key) {
+                return sample(session, snapshots[key.id], statistics[key.id], hasEnded: true)
+            }
+            guard let session = present[key] else { return nil }
+            return sample(session, snapshots[key.id], statistics[key.id], hasEnded: false)
+        }
+    }
+
+    /// Without statistics of the dataplane the log is the session's.
+    private func sample(
+        _ session: ISCSISession, _ snapshot: SpliceSnapshot?, _ statistics: RequestStatistics?,
+        hasEnded: Bool
+    ) -> SessionSample? {
+        guard let resource = session.resource else { return nil }
+        let requests = statistics ?? session.log?.statistics
+        let sums = session.redirect?.statistics ?? Redirect.Statistics()
+        let traffic = snapshot.map(ResourceTraffic.init) ?? sums.inFastPath
+        return SessionSample(
+            session: key(session), resource: resource.name, server: session.serverName,
+            answered: requests?.answered ?? 0, latencySum: requests?.latencySum ?? 0,
+            bytes: traffic.clientBytes + traffic.serverBytes + sums.relayedFromClient
+                + sums.relayedFromServer,
+            open: UInt64(requests?.open ?? 0), hasEnded: hasEnded)
+    }
+
+    func trim(_ sessions: ArraySlice<SampledSession>) {
+        let there = sessions.filter { present[$0] != nil }
+        let ids = there.map(\.id)
+        let owned: Set<SpliceID> =
+            engine.dataplane.call { pipeline in
+                pipeline.trimRequestLogs(ids[...])
+                return Set(pipeline.requestStatistics(ids[...]).keys)
+            } ?? []
+        for key in there where !owned.contains(key.id) { present[key]?.log?.trim() }
+    }
+}
