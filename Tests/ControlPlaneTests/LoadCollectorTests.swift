@@ -213,7 +213,8 @@ private final class FakeSource: LoadSource {
         source.present[session(1)]?.answered += 8
         round(next, at: 21)
         round(next, at: 22)
-        #expect(next.histories["r1"]?.values == [15, 35, 55] + Array(repeating: nil, count: 6) + [8])
+        #expect(
+            next.histories["r1"]?.values == [15, 35, 55] + Array(repeating: nil, count: 6) + [8])
         try Data("{\"version\":1,".utf8).write(to: URL(fileURLWithPath: path))
         #expect(self.collector(settings).histories.isEmpty)
     }

@@ -1,4 +1,5 @@
 import ControlPlane
+import TestSupport
 import Testing
 
 private let second: UInt64 = 1_000_000_000
@@ -65,8 +66,11 @@ private let second: UInt64 = 1_000_000_000
         bench.complete()
         #expect(bench.commits == [["r1 server2"]])
         bench.clear()
-        bench.input(.foreseen(BalanceProposal(
-            moves: [PlannedMove(resource: "r1", from: "server2", to: "server1")], why: "back")))
+        bench.input(
+            .foreseen(
+                BalanceProposal(
+                    moves: [PlannedMove(resource: "r1", from: "server2", to: "server1")],
+                    why: "back")))
         #expect(bench.confirmations.isEmpty, "it has just moved")
         var manual = ManagerBench.figure7()
         manual.input(.foreseen(proposal))
@@ -86,5 +90,30 @@ private let second: UInt64 = 1_000_000_000
         bench.manager.setBalance(.balancing(BalancePolicy()), like: settings)
         Self.run(&bench, seconds: 2)
         #expect(bench.commits.count == 1)
+    }
+}
+
+/// Loads are measured, never exact.
+@Suite struct NoisyBalanceTests {
+    @Test func `noise of a few percent does not change the example's moves`() throws {
+        var random = SplitMix64(seed: 8)
+        let names = ["server1", "server2", "server3"]
+        for _ in 0..<200 {
+            let resources = ManagerLoadTests.figure8.sorted { $0.key < $1.key }.enumerated().map {
+                number, entry in
+                PlacementResource(
+                    name: entry.key, servers: names, assigned: names[number / 2],
+                    load: entry.value * Double.random(in: 0.98...1.02, using: &random))
+            }
+            var input = PlacementInput(
+                servers: names.map { PlacementServer(name: $0) }, resources: resources)
+            let plan = try #require(Placement.balance(input))
+            #expect(plan.moves.map { "\($0.resource) \($0.to)" } == ["r4 server1", "r5 server2"])
+            for move in plan.moves {
+                let place = try #require(input.resources.firstIndex { $0.name == move.resource })
+                input.resources[place].assigned = move.to
+            }
+            #expect(Placement.bestDistribution(input) == nil)
+        }
     }
 }

@@ -22,7 +22,9 @@ extension Placement {
     /// Best is, in this order (`BalanceScore`): the lowest sum of the highest load and of all load
     /// above an even share, each move counting `costPerMove`; then evenness in detail; then the
     /// fewest moves; then moves that take nothing away from the least loaded server; then the least
-    /// load moved. So loads of 200, 350 and 700 in the specification's example become 400, 450 and
+    /// load moved. Distributions that are worse by no more than `minimumImprovement` count as equal
+    /// to the best one: loads are measured, and small differences are noise; of these the fewest
+    /// moves, then those that leave the least loaded server alone, win. So loads of 200, 350 and 700 in the specification's example become 400, 450 and
     /// 400 in two moves; two other pairs of moves get there too and move less, but take a resource
     /// away from the server with 200.
     ///
@@ -42,12 +44,15 @@ extension Placement {
         let before = state.loadsByName
         let start = BalanceState(problem)
         var result = DescentSearch.best(of: problem)
-        if problem.size(limit: exactLimit) < exactLimit {
-            result = ExactSearch.best(of: problem, from: result)
-        }
-        let gain = start.score.score - result.score.score
-        guard gain > max(problem.epsilon, policy.minimumImprovement * problem.mean) else {
-            return nil
+        let isExact = problem.size(limit: exactLimit) < exactLimit
+        if isExact { result = ExactSearch.best(of: problem, from: result) }
+        let worth = max(problem.epsilon, policy.minimumImprovement * problem.mean)
+        guard start.score.score - result.score.score > worth else { return nil }
+        if isExact, policy.minimumImprovement > 0 {
+            // What a plan would not be made for is not worth a move more either. Asked again, the gentler
+            // distribution is at most `worth` above the best one, so that nothing moves.
+            let limit = min(result.score.score + worth, start.score.score - worth)
+            result = ExactSearch.gentlest(of: problem, from: result, limit: limit)
         }
         var targets: [(resource: Int, server: Int)] = []
         for (item, place) in result.places.enumerated() where place != problem.items[item].origin {

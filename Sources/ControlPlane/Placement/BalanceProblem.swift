@@ -90,6 +90,13 @@ struct BalanceScore {
     var fromLeast = 0
     var loadMoved = 0.0
 
+    /// Fewer moves, then fewer that take something away from the least loaded server, then what `compare` says.
+    func isGentler(than other: Self, _ epsilon: Double) -> Bool {
+        if moves != other.moves { return moves < other.moves }
+        if fromLeast != other.fromLeast { return fromLeast < other.fromLeast }
+        return compare(other, epsilon: epsilon) < 0
+    }
+
     /// -1, 0 or 1; differences below `epsilon` are none.
     func compare(_ other: Self, epsilon: Double) -> Int {
         if abs(score - other.score) > epsilon { return score < other.score ? -1 : 1 }

@@ -7,9 +7,22 @@ struct ExactSearch {
     /// No server may come above this.
     private let ceiling: Double
     private var moves = 0
+    /// Score up to which distributions count as good: among them the gentlest is looked for.
+    private var limit: Double?
 
     static func best(of problem: BalanceProblem, from start: BalanceState) -> BalanceState {
         var search = ExactSearch(problem, from: start)
+        search.descend(to: 0)
+        return search.best
+    }
+
+    /// Of all distributions up to a score the one with the fewest moves, then the fewest away from the least loaded
+    /// server, then the best score: loads are measured, so small differences between scores are noise.
+    static func gentlest(
+        of problem: BalanceProblem, from start: BalanceState, limit: Double
+    ) -> BalanceState {
+        var search = ExactSearch(problem, from: start)
+        search.limit = limit
         search.descend(to: 0)
         return search.best
     }
@@ -31,7 +44,10 @@ struct ExactSearch {
         let problem = state.problem
         guard depth < problem.items.count else {
             let score = state.score
-            if score.compare(bestScore, epsilon: problem.epsilon) < 0 {
+            let isBetter =
+                limit.map { score.score <= $0 && score.isGentler(than: bestScore, problem.epsilon) }
+                ?? (score.compare(bestScore, epsilon: problem.epsilon) < 0)
+            if isBetter {
                 (best, bestScore) = (state, score)
             }
             return
@@ -60,6 +76,7 @@ struct ExactSearch {
             excess += state.excess(server, total: fixed[server])
         }
         let bound = highest + excess + problem.cost * Double(moves)
+        if let limit { return bound <= limit && moves <= bestScore.moves }
         return bound <= bestScore.score + problem.epsilon
     }
 }

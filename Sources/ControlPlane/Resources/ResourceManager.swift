@@ -131,7 +131,8 @@ package struct ResourceManager: Sendable {
     }
 
     /// Another policy for balancing, while everything else goes on.
-    package mutating func setBalance(_ functions: PlacementFunctions, like new: ManagementSettings) {
+    package mutating func setBalance(_ functions: PlacementFunctions, like new: ManagementSettings)
+    {
         placement.balance = functions.balance
         placement.isUneven = functions.isUneven
         settings.balanceInterval = new.balanceInterval
