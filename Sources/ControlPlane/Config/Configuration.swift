@@ -35,6 +35,9 @@ public struct Configuration: Sendable {
     public var rules: [String] = []
     public var limits = Limits()
     public var health = Health()
+    /// Nil: agents are not heard.
+    public var agents: Agents?
+    public var announcedResources = AnnouncedResourcePolicy()
     public var socketPath = ControlClient.defaultPath
     public var logLevel = "info"
 }

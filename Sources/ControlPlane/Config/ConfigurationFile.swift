@@ -65,7 +65,8 @@ private struct ConfigurationBuilder {
             root, "",
             keys: [
                 "ports", "cpu", "servers", "resources", "iscsi", "credentials", "services",
-                "rules", "limits", "control", "log", "health",
+                "rules", "limits", "control", "log", "health", "agents",
+                "announced_resources",
             ], required: ["ports", "cpu"])
         let cpu = reader.mapping(
             top["cpu"], "cpu", keys: ["client", "storage"], required: ["client", "storage"])
@@ -101,6 +102,11 @@ private struct ConfigurationBuilder {
             }
         }
         settings(top, &result)
+        result.agents = reader.agents(
+            top["agents"], servers: result.servers, serverNodes: top["servers"])
+        result.announcedResources = reader.announcedResources(
+            top["announced_resources"], servers: result.servers.map(\.name),
+            hasAgents: top["agents"] != nil)
         checkNames(top, result)
         return result
     }
@@ -179,7 +185,11 @@ private struct ConfigurationBuilder {
 
     private func server(_ node: Node, _ field: String) -> Server {
         let values = reader.mapping(
-            node, field, keys: ["name", "addresses", "iscsi", "credentials"],
+            node, field,
+            keys: [
+                "name", "addresses", "iscsi", "credentials", "agent_secret", "agent_secret_file",
+                "node_exporter",
+            ],
             required: ["name", "addresses"])
         let iscsi = reader.mapping(values["iscsi"], "\(field).iscsi", keys: ["port"])
         let addresses = reader.sequence(values["addresses"], "\(field).addresses").compactMap {
@@ -193,7 +203,8 @@ private struct ConfigurationBuilder {
             iscsiPort: portNumber(iscsi["port"], "\(field).iscsi.port", default: 3260),
             credential: values["credentials"].map {
                 chap($0, "\(field).credentials", keys: ["user", "secret", "mutual"])
-            })
+            }, agentKey: reader.key(values, field, "agent_secret"),
+            nodeExporter: reader.nodeExporter(values["node_exporter"], "\(field).node_exporter"))
     }
 
     private func portNumber(_ node: Node?, _ field: String, default fallback: Int) -> UInt16 {

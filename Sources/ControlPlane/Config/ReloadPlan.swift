@@ -41,6 +41,10 @@ package struct ReloadPlan: Sendable, Equatable {
         if old.iscsi.port != new.iscsi.port {
             needsRestart.append("iscsi.listen.port: \(old.iscsi.port) to \(new.iscsi.port)")
         }
+        if old.agents?.port != new.agents?.port {
+            let ports = [old.agents, new.agents].map { $0.map { "\($0.port)" } ?? "none" }
+            needsRestart.append("agents.port: \(ports[0]) to \(ports[1])")
+        }
         if old.socketPath != new.socketPath {
             needsRestart.append("control.socket: \(old.socketPath) to \(new.socketPath)")
         }
@@ -126,6 +130,12 @@ package struct ReloadPlan: Sendable, Equatable {
         let timeouts = (old.health.timeoutMilliseconds, new.health.timeoutMilliseconds)
         if timeouts.0 != timeouts.1 {
             changes.append("health.timeout_ms: \(timeouts.0) to \(timeouts.1)")
+        }
+        if old.agents?.port == new.agents?.port, old.agents != new.agents {
+            changes.append("agents: changed")
+        }
+        if old.announcedResources != new.announcedResources {
+            changes.append("announced_resources: changed")
         }
         if old.logLevel != new.logLevel {
             changes.append("log.level: \(old.logLevel) to \(new.logLevel)")

@@ -1,4 +1,5 @@
 public import DataPlane
+public import StorageProtocols
 
 /// A storage server behind the switch.
 public struct Server: Hashable, Sendable {
@@ -10,14 +11,21 @@ public struct Server: Hashable, Sendable {
     public var iscsiPort: UInt16
     /// What the switch says of itself towards this server; nil: it does not authenticate there.
     public var credential: CHAPCredential?
+    /// What its agent's announcements are checked with; nil: as those of all servers.
+    public var agentKey: AnnouncementKey?
+    /// Where its load can be asked for; nil: nowhere.
+    public var nodeExporter: NodeExporterEndpoint?
 
     public init(
         name: String, addresses: [IPAddress], iscsiPort: UInt16 = 3260,
-        credential: CHAPCredential? = nil
+        credential: CHAPCredential? = nil, agentKey: AnnouncementKey? = nil,
+        nodeExporter: NodeExporterEndpoint? = nil
     ) {
         self.name = name
         self.addresses = addresses
         self.iscsiPort = iscsiPort
         self.credential = credential
+        self.agentKey = agentKey
+        self.nodeExporter = nodeExporter
     }
 }
