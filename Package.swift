@@ -14,6 +14,7 @@ let package = Package(
     products: [
         .executable(name: "dsrd", targets: ["dsrd"]),
         .executable(name: "dsrctl", targets: ["dsrctl"]),
+        .executable(name: "dsr-agent", targets: ["dsr-agent"]),
         .executable(name: "dsr-lab", targets: ["dsr-lab"]),
         .library(name: "DataPlane", targets: ["DataPlane"]),
         .library(name: "StorageProtocols", targets: ["StorageProtocols"]),
@@ -66,6 +67,13 @@ let package = Package(
                 "ControlPlane", "DataPlane",
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: settings),
+        // Runs beside storage servers: nothing of the switch is needed there.
+        .executableTarget(
+            name: "dsr-agent",
+            dependencies: [
+                "StorageProtocols", "Yams",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ], exclude: ["README.md", "dsr-agent.service"], swiftSettings: settings),
         .executableTarget(
             name: "dsr-lab",
             dependencies: [
@@ -87,7 +95,7 @@ let package = Package(
         .testTarget(
             name: "ControlPlaneTests",
             dependencies: [
-                "ControlPlane", "DataPlane", "TestSupport",
+                "ControlPlane", "DataPlane", "StorageProtocols", "TestSupport",
                 .product(name: "Logging", package: "swift-log"),
             ],
             resources: [.copy("Captures")], swiftSettings: settings),

@@ -45,6 +45,9 @@ public struct Configuration: Sendable {
     public var limits = Limits()
     public var health = Health()
     public var balance = Balance()
+    /// Nil: agents are not heard.
+    public var agents: Agents?
+    public var announcedResources = AnnouncedResourcePolicy()
     public var socketPath = ControlClient.defaultPath
     public var logLevel = "info"
 }

@@ -65,7 +65,8 @@ private struct ConfigurationBuilder {
             root, "",
             keys: [
                 "ports", "cpu", "servers", "resources", "iscsi", "credentials", "services",
-                "rules", "limits", "control", "log", "health", "balance",
+                "rules", "limits", "control", "log", "health", "balance", "agents",
+                "announced_resources",
             ], required: ["ports", "cpu"])
         let cpu = reader.mapping(
             top["cpu"], "cpu", keys: ["client", "storage"], required: ["client", "storage"])
@@ -101,6 +102,11 @@ private struct ConfigurationBuilder {
             }
         }
         settings(top, &result)
+        result.agents = reader.agents(
+            top["agents"], servers: result.servers, serverNodes: top["servers"])
+        result.announcedResources = reader.announcedResources(
+            top["announced_resources"], servers: result.servers.map(\.name),
+            hasAgents: top["agents"] != nil)
         checkNames(top, result)
         return result
     }
@@ -198,7 +204,10 @@ private struct ConfigurationBuilder {
     private func server(_ node: Node, _ field: String) -> Server {
         let values = reader.mapping(
             node, field,
-            keys: ["name", "addresses", "iscsi", "credentials", "spare", "weight", "fence"],
+            keys: [
+                "name", "addresses", "iscsi", "credentials", "spare", "weight", "fence",
+                "agent_secret", "agent_secret_file", "node_exporter",
+            ],
             required: ["name", "addresses"])
         let iscsi = reader.mapping(values["iscsi"], "\(field).iscsi", keys: ["port"])
         let addresses = reader.sequence(values["addresses"], "\(field).addresses").compactMap {
@@ -220,7 +229,8 @@ private struct ConfigurationBuilder {
                 ?? 1,
             fence: reader.sequence(values["fence"], "\(field).fence").map {
                 reader.string($0.node, $0.field)
-            })
+            }, agentKey: reader.key(values, field, "agent_secret"),
+            nodeExporter: reader.nodeExporter(values["node_exporter"], "\(field).node_exporter"))
     }
 
     private enum YesNo: String, CaseIterable {

@@ -41,6 +41,10 @@ package struct ReloadPlan: Sendable, Equatable {
         if old.iscsi.port != new.iscsi.port {
             needsRestart.append("iscsi.listen.port: \(old.iscsi.port) to \(new.iscsi.port)")
         }
+        if old.agents?.port != new.agents?.port {
+            let ports = [old.agents, new.agents].map { $0.map { "\($0.port)" } ?? "none" }
+            needsRestart.append("agents.port: \(ports[0]) to \(ports[1])")
+        }
         if old.socketPath != new.socketPath {
             needsRestart.append("control.socket: \(old.socketPath) to \(new.socketPath)")
         }
@@ -130,6 +134,12 @@ package struct ReloadPlan: Sendable, Equatable {
         for (before, after) in zip(old.balance.texts, new.balance.texts)
         where before.value != after.value {
             changes.append("balance.\(before.key): \(before.value) to \(after.value)")
+        }
+        if old.agents?.port == new.agents?.port, old.agents != new.agents {
+            changes.append("agents: changed")
+        }
+        if old.announcedResources != new.announcedResources {
+            changes.append("announced_resources: changed")
         }
         if old.logLevel != new.logLevel {
             changes.append("log.level: \(old.logLevel) to \(new.logLevel)")

@@ -1,4 +1,5 @@
 public import DataPlane
+public import StorageProtocols
 
 /// A storage server behind the switch.
 public struct Server: Hashable, Sendable {
@@ -17,11 +18,16 @@ public struct Server: Hashable, Sendable {
     /// Program and arguments that cut the server off from the storage for certain, and end with 0 when it is;
     /// empty: there is none.
     public var fence: [String]
+    /// What its agent's announcements are checked with; nil: as those of all servers.
+    public var agentKey: AnnouncementKey?
+    /// Where its load can be asked for; nil: nowhere.
+    public var nodeExporter: NodeExporterEndpoint?
 
     public init(
         name: String, addresses: [IPAddress], iscsiPort: UInt16 = 3260,
         credential: CHAPCredential? = nil, isSpare: Bool = false, weight: Double = 1,
-        fence: [String] = []
+        fence: [String] = [], agentKey: AnnouncementKey? = nil,
+        nodeExporter: NodeExporterEndpoint? = nil
     ) {
         self.name = name
         self.addresses = addresses
@@ -30,5 +36,7 @@ public struct Server: Hashable, Sendable {
         self.isSpare = isSpare
         self.weight = weight
         self.fence = fence
+        self.agentKey = agentKey
+        self.nodeExporter = nodeExporter
     }
 }
