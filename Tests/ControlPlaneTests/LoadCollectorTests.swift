@@ -215,6 +215,12 @@ private final class FakeSource: LoadSource {
         round(next, at: 22)
         #expect(
             next.histories["r1"]?.values == [15, 35, 55] + Array(repeating: nil, count: 6) + [8])
+        // It is written on another thread.
+        for _ in 0..<200 where read["r1"]?.count != 10 {
+            try await Task.sleep(for: .milliseconds(10))
+            read = try LoadHistoryFile.load(path: path, slotSeconds: 2, capacity: 100)
+        }
+        #expect(read["r1"]?.values == next.histories["r1"]?.values)
         try Data("{\"version\":1,".utf8).write(to: URL(fileURLWithPath: path))
         #expect(self.collector(settings).histories.isEmpty)
     }
