@@ -75,6 +75,17 @@ public struct ResourceTable: Sendable, Hashable {
         if !entry.servers.contains(server) { byName[resource]?.servers.append(server) }
     }
 
+    /// A resource that was not known. False, and no change, when its name or its target is.
+    public mutating func add(_ resource: Resource) -> Bool {
+        let target = Self.canonicalTarget(resource.target)
+        guard byName[resource.name] == nil, nameByTarget[target] == nil else { return false }
+        byName[resource.name] = resource
+        nameByTarget[target] = resource.name
+        order.append(resource.name)
+        version += 1
+        return true
+    }
+
     /// A server holds nothing any more. False, and no change, when it still serves something.
     public mutating func removeHolder(_ server: String) -> Bool {
         if isServing(server) { return false }

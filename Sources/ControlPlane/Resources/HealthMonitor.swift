@@ -144,6 +144,17 @@ final class HealthMonitor {
         }
     }
 
+    /// Learns a resource that has appeared, at each server that holds it.
+    func learn(_ name: String) {
+        guard let resource = portal.resources[name] else { return }
+        for server in servers where resource.servers.contains(server.name) {
+            probe(server, resource, timeout: timeout, wantsIdentity: true) { [weak self] report in
+                guard !report.identity.isEmpty else { return }
+                self?.portal.learn(report.identity, resource: name, server: server.name)
+            }
+        }
+    }
+
     /// Asks whether a server serves this very resource, and which units it has there.
     func confirm(
         _ name: String, resource: String, timeout: UInt64, done: @escaping (Report) -> Void

@@ -204,6 +204,16 @@ final class ResourceManagement {
         }
     }
 
+    /// A resource that is announced appears in the single system image.
+    func adopt(_ resource: Resource) {
+        guard manager.adopt(resource) else { return }
+        portal.take(manager.table)
+        engine.log.notice(
+            "resource \(resource.name) (\(resource.target)) appears at \(resource.assigned)")
+        // What the server negotiates there must be known before a client logs in.
+        health.learn(resource.name)
+    }
+
     // MARK: Links
 
     /// A storage port went up or down: servers behind it share its fate.

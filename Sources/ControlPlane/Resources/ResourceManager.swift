@@ -100,6 +100,9 @@ package struct ResourceManager: Sendable {
         return settle()
     }
 
+    /// A resource that servers have announced and that may appear by itself. False: it is known already.
+    package mutating func adopt(_ resource: Resource) -> Bool { table.add(resource) }
+
     mutating func advance(to time: UInt64) { now = max(now, time) }
 
     /// Everything that follows from what is known now. Each step does only what is not done yet.

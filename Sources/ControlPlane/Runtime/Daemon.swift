@@ -28,6 +28,7 @@ public final class Daemon: @unchecked Sendable {
     private(set) var portal: ISCSIPortal!
     private(set) var health: HealthMonitor!
     private(set) var management: ResourceManagement!
+    private(set) var announcements: Announcements!
     let captures = CaptureTable()
     private(set) var listeners: Listeners!
     private var announcer: AddressAnnouncer?
@@ -174,6 +175,8 @@ public final class Daemon: @unchecked Sendable {
         health = HealthMonitor(configuration, engine: engine, portal: portal)
         management = ResourceManagement(
             configuration, engine: engine, portal: portal, health: health)
+        announcements = Announcements(
+            configuration, engine: engine, portal: portal, management: management)
         management.onEvent = { [weak self, events, log] event in
             if case .serverRemoved(let name) = event { self?.serverRemoved(name) }
             let model = EventModel(event)
@@ -208,6 +211,7 @@ public final class Daemon: @unchecked Sendable {
     /// Listens when every server was looked at once, so that the first client finds what it needs.
     private func listen() throws {
         try listeners.update(configuration)
+        try announcements.start(device: configuration.storageCPU.device)
         guard !configuration.resources.isEmpty else { return becomeReady() }
         health.start { [weak self] in
             guard let self else { return }

@@ -114,6 +114,7 @@ extension Daemon {
         } else if old.balance != wanted.balance {
             management.updateBalance(wanted)
         }
+        announcements.update(wanted)
         health.update(to: wanted) { [weak self] in
             guard let self, !wanted.resources.isEmpty else { return }
             for failure in listeners.openISCSI(wanted) { log.error("iSCSI at \(failure)") }
