@@ -38,7 +38,10 @@ struct Laboratory: Sendable {
         let lab = Laboratory(prefix: name, directory: "/tmp/\(name)")
         try FileManager.default.createDirectory(
             atPath: lab.directory, withIntermediateDirectories: true)
-        try lab.configure(configuration(configurationText(topology)))
+        // What the lab keeps for its redirector is where this lab is.
+        let text = try configurationText(topology).replacingOccurrences(
+            of: "/run/dsr-lab/\(topology)/", with: "\(lab.state)/")
+        try lab.configure(configuration(text))
         do {
             try await Program.run([
                 "\(products)/dsr-lab", "up", "\(root)/topologies/\(topology)", "--prefix", name,

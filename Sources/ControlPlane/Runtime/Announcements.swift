@@ -67,7 +67,7 @@ final class Announcements {
     /// Datagrams that were taken, and refused by reason.
     var results: [(result: String, count: UInt64)] {
         [("accepted", receiver.accepted)]
-            + receiver.refused.map { ($0.key.rawValue, $0.value) }.sorted { $0.0 < $1.0 }
+            + AnnouncementRefusal.allCases.map { ($0.rawValue, receiver.refused[$0] ?? 0) }
     }
 
     private var measurements: [String: ServerMeasurement] {

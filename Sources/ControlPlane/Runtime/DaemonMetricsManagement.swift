@@ -12,13 +12,24 @@ extension Daemon {
         var unprotectedSessions: UInt64 = 0
         var unprotectedRequests: UInt64 = 0
         var requests: [String: RequestTotals.Sum] = [:]
+        var announcements: [(result: String, count: UInt64)] = []
         var budget: (used: Int, maximum: Int) = (0, 0)
     }
 
     func managementMetrics() async -> [MetricFamily] {
         let snapshot = await onLoop { [self] in managementSnapshot() }
         return resourceStates(snapshot) + serverStates(snapshot) + changes(snapshot.statistics)
-            + requestMetrics(snapshot)
+            + requestMetrics(snapshot) + [announcementMetrics(snapshot.announcements)]
+    }
+
+    private func announcementMetrics(
+        _ results: [(result: String, count: UInt64)]
+    ) -> MetricFamily {
+        var family = MetricFamily(
+            name: "dsr_announcements_total",
+            help: "Datagrams of agents that were taken, and refused by reason.", kind: .counter)
+        for (result, count) in results { family.add(count, .init("result", result)) }
+        return family
     }
 
     private func managementSnapshot() -> ManagementSnapshot {
@@ -32,6 +43,7 @@ extension Daemon {
             )
         }
         snapshot.loads = loads()
+        snapshot.announcements = announcements.results
         let live = management.requests.live()
         for (_, statistics) in live {
             snapshot.open += UInt64(statistics.open)
