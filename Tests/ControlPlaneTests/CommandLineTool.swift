@@ -16,7 +16,7 @@ enum CommandLineTool {
     /// Ends what runs longer than `limit` seconds, with status -1.
     static func run(
         _ arguments: [String], input: String? = nil, environment: [String: String] = [:],
-        folder: String? = nil, limit: Double = 20
+        folder: String? = nil, limit: Double = 20, executable: URL = executable
     ) async throws -> Result {
         let process = Process()
         process.executableURL = executable

@@ -16,6 +16,11 @@ struct Target: Sendable {
         Target(name: "text", about: "iSCSI text and values", run: runISCSIText),
         Target(name: "rules", about: "rule text", run: runRules),
         Target(name: "yaml", about: "configuration files", run: runConfiguration),
+        Target(
+            name: "announcement", about: "announcements of agents, listings of tgtadm",
+            run: runAnnouncement),
+        Target(
+            name: "exporter", about: "HTTP answers and metrics of node_exporter", run: runExporter),
         Target(name: "api", about: "bodies of API requests", run: runAPI),
     ]
 }

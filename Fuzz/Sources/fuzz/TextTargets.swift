@@ -53,12 +53,16 @@ private let configurationSeed = Array(
       - name: srv1
         addresses: &a [10.0.1.11]
         iscsi: { port: 3261 }
+        agent_secret: sixteen-octets-2
+        node_exporter: http://10.0.1.11:9100/metrics
         credentials: { user: u, secret: switch-secret-1, mutual: { user: m, secret: server-secret-1 } }
     resources:
       - { name: d, target: "iqn.2026-01.test:d", servers: [srv1], assigned: srv1 }
     iscsi: { listen: { port: 3260 }, authentication: chap, splice: manual }
     credentials:
       - { user: alice, secret: alice-secret-1, resources: [d] }
+    agents: { port: 7411, secret: sixteen-octets-1, silence_ms: 3000, skew_s: 30 }
+    announced_resources: { allow: ["iqn.2026-01.test:*"], servers: [srv1] }
     services:
       - { name: web, listen: { port: 8080 }, server: srv1, port: 80, splice: at_once }
     rules: ["priority=1,tcp,in_port=c actions=output:s"]

@@ -10,6 +10,8 @@ public struct HTTPResponseReader: Sendable {
     private let bodyMaximum: Int
     private static let headMaximum = 64 << 10
     private var bytes: [UInt8] = []
+    /// Octets in which the end of the head is not.
+    private var searched = 0
     /// Where the body, or the chunk that is read, starts.
     private var position = 0
     private var length: Length?
@@ -48,7 +50,10 @@ public struct HTTPResponseReader: Sendable {
 
     private mutating func readHead() throws(Failure) {
         let end = Array("\r\n\r\n".utf8)
-        guard let start = bytes.prefix(Self.headMaximum).firstRange(of: end) else {
+        // Only what is new: an answer that comes octet by octet must not cost its square.
+        guard let start = bytes.prefix(Self.headMaximum).dropFirst(searched).firstRange(of: end)
+        else {
+            searched = max(0, min(bytes.count, Self.headMaximum) - (end.count - 1))
             guard bytes.count < Self.headMaximum else {
                 throw Failure(description: "the answer's head is too long")
             }

@@ -9,6 +9,12 @@ package struct ReplayWindow: Hashable, Sendable {
 
     package init() {}
 
+    /// All below `sequence` counts as taken.
+    package init(from sequence: UInt64) {
+        newest = sequence &- 1
+        taken = .max
+    }
+
     package func check(_ sequence: UInt64) throws(AnnouncementRefusal) {
         guard sequence <= newest else { return }
         let age = newest - sequence
@@ -37,7 +43,7 @@ public struct AnnouncementGate: Sendable {
     private struct Known {
         var bootID: UInt64
         var bootTime: UInt64
-        var window = ReplayWindow()
+        var window: ReplayWindow
     }
 
     private var keys: [String: AnnouncementKey] = [:]
@@ -76,7 +82,10 @@ public struct AnnouncementGate: Sendable {
     private func run(
         of announcement: Announcement, now: UInt64
     ) throws(AnnouncementRefusal) -> Known {
-        let new = Known(bootID: announcement.bootID, bootTime: announcement.bootTime)
+        // What a run said before it was first heard may be a recording of any age.
+        let new = Known(
+            bootID: announcement.bootID, bootTime: announcement.bootTime,
+            window: ReplayWindow(from: announcement.sequence))
         if let old = known[announcement.server] {
             if old.bootID == new.bootID {
                 guard old.bootTime == new.bootTime else { throw .stale }
