@@ -23,6 +23,7 @@ struct SpliceFixture {
         var serverTimestamp: UInt32 = 8_000_000
         var toServerTimestamp: UInt32 = 500_000
         var messages: SpliceMessages?
+        var log: SessionLog?
         var clientIsSilent = false
         var serverIsSilent = false
         var heldOctets = 1 << 20
@@ -112,7 +113,7 @@ struct SpliceFixture {
                     receiveNext: SequenceNumber(options.serverNext),
                     sendNext: SequenceNumber(options.toServerNext), sendWindow: 128_000,
                     timestamp: hasTimestamps ? options.toServerTimestamp : 0),
-                messages: options.messages))
+                messages: options.messages, log: options.log))
     }
 
     @discardableResult

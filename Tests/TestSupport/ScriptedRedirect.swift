@@ -33,6 +33,8 @@ package final class ScriptedRedirect {
     /// What the splice will follow, and whether these positions allow it: as a relay that knows messages
     /// says it.
     package var messages: ([SocketPositions]) -> SpliceMessages? = { _ in nil }
+    /// Where open requests are noted while spliced.
+    package var log: SessionLog?
     package var isAtRest: ([SocketPositions]) -> Bool = { _ in true }
     /// What the relay makes of octets at a sequence number of the side that sent them.
     package var transform: (SpliceSide, UInt32, [UInt8]) -> [UInt8] = { _, _, bytes in bytes }

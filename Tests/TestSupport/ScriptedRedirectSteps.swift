@@ -157,7 +157,9 @@ extension ScriptedRedirect {
         self.clientSocket = nil
         self.serverSocket = nil
         apply(
-            .install(id, client: positions[0], server: positions[1], messages: messages(positions)))
+            .install(
+                id, client: positions[0], server: positions[1], messages: messages(positions),
+                log: log))
         splices += 1
         state = .spliced
         return true

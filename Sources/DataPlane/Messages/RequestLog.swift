@@ -469,12 +469,13 @@ package struct RequestLog: ~Copyable {
                 entry.dataCount = UInt16(count)
             }
         }
-        let slot = take(header, kind: kind, data: data)
-        if let slot, slot.closes {
-            answer(slot.slot, now: now)
-            entry.closes = slot.slot
+        let (slot, closes) = take(header, kind: kind, data: data)
+        if closes, slot != Self.none {
+            answer(slot, now: now)
+            entry.closes = slot
         }
-        if slot?.closes == true || kind < 64 && rules.counted >> kind & 1 != 0 {
+        // The counters of an answer hold whether or not its request is known.
+        if closes || kind < 64 && rules.counted >> kind & 1 != 0 {
             (newestHeaders + MessageTracker.headerMaximum).copyMemory(
                 from: header, byteCount: headerLength)
             hasCounted = true
@@ -482,11 +483,11 @@ package struct RequestLog: ~Copyable {
         reply(index).pointee = entry
     }
 
-    /// Which request a message belongs to, and whether it ends it.
+    /// Which request a message belongs to, if it is known, and whether it ends one.
     private func take(
         _ header: UnsafeMutableRawPointer, kind: UInt64, data: (UnsafeRawPointer, Int)?
-    ) -> (slot: UInt16, closes: Bool)? {
-        guard kind < 64 else { return nil }
+    ) -> (slot: UInt16, closes: Bool) {
+        guard kind < 64 else { return (Self.none, false) }
         var closes = false
         var id = MessageTracker.load(header, idField)
         for rule in closing where rule.kinds >> kind & 1 != 0 {
@@ -498,13 +499,13 @@ package struct RequestLog: ~Copyable {
             behind.offset -= UInt16(min(Int(field.offset), headerLength))
             guard Int(field.offset) >= headerLength, let (bytes, count) = data,
                 Int(behind.offset) + Int(behind.width) <= count
-            else { return nil }
+            else { return (Self.none, closes) }
             id = MessageTracker.load(UnsafeMutableRawPointer(mutating: bytes), behind)
             break
         }
-        guard id != rules.noID else { return nil }
+        guard id != rules.noID else { return (Self.none, closes) }
         let slot = find(id)
-        guard slot != Self.none else { return nil }
+        guard slot != Self.none else { return (Self.none, closes) }
         let index = kind == UInt64(progressKinds.0) ? 0 : kind == UInt64(progressKinds.1) ? 1 : -1
         if index >= 0 {
             progress(slot, index).copyMemory(from: header, byteCount: headerLength)
@@ -563,6 +564,8 @@ package struct RequestLog: ~Copyable {
     package var oldestStart: UInt64 {
         oldest == Self.none ? 0 : max(1, request(oldest).pointee.startedAt)
     }
+    @inline(__always)
+    package var oldestID: UInt64 { oldest == Self.none ? 0 : request(oldest).pointee.id }
     package var openCount: Int { Int(statistics.open) }
 
     package var summary: RequestStatistics {

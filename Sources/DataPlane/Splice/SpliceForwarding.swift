@@ -76,6 +76,11 @@ extension Splicer {
         trackReceived(record, headers, ingress: ingress, now: now)
         progress(id, output: &output)
         if headers.tcpFlags & TCPFlags.rst != 0 {
+            // RFC 5961 section 3.2, as while the server was there.
+            let place = headers.sequence + record.pointee.sequenceDelta
+            guard !place.isBefore(side(id, .server).pointee.acknowledged),
+                !headers.sequence.isAfter(record.pointee.receivedEnd)
+            else { return .dropped(.spliceServerLost) }
             endSession(id, .resetByClient, output: &output, now: now)
             return .dropped(.spliceClosed)
         }
@@ -329,6 +334,11 @@ extension Splicer {
             serverIsLost(id, .reset, output: &output, now: now)
             return .held
         }
+        // RFC 9293 section 3.10.7.4: only what lies in the window that the server was told.
+        let end = headers.sequenceEnd + server.pointee.sequenceDelta
+        guard !end.isBefore(side(id, .client).pointee.acknowledged),
+            !headers.sequence.isAfter(server.pointee.sentEdge)
+        else { return .dropped(.spliceServerLost) }
         var disposition = SpliceDisposition.held
         if headers.payloadLength > 0 {
             let before = SegmentSums(frame, headers)

@@ -106,6 +106,7 @@ struct SpliceRecord {
     /// ns that a request may be open; 0: no limit. And the start of the one that was told last.
     var requestDeadline: UInt64 = 0
     var lateTold: UInt64 = 0
+    var lateID: UInt64 = 0
     /// ns; 0: none.
     var idleTimeout: UInt64 = 0
     var keepAliveTime: UInt64 = 0

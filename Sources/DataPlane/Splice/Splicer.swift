@@ -225,20 +225,26 @@ struct Splicer: ~Copyable {
 
     /// A request without an answer may mean a server that is gone: whoever knows more decides.
     private mutating func tellIfLate<Output: FrameOutput & ~Copyable>(
-        _ id: SpliceID, output: inout Output, now: UInt64
+        _ splice: SpliceID, output: inout Output, now: UInt64
     ) {
-        let record = records + Int(id)
+        let record = records + Int(splice)
         let deadline = record.pointee.requestDeadline
         guard deadline != 0, let log = record.pointee.log,
             record.pointee.state == .spliced
         else { return }
-        let start = log._withUnsafeGuaranteedRef { $0.log.pointee.oldestStart }
+        let (start, id) = log._withUnsafeGuaranteedRef {
+            ($0.log.pointee.oldestStart, $0.log.pointee.oldestID)
+        }
         // A trickle of answers is a slow server, not a dead one.
-        let heard = max(start, side(id, .server).pointee.lastReceived)
-        guard start != 0, start != record.pointee.lateTold, now > heard,
+        let heard = max(start, side(splice, .server).pointee.lastReceived)
+        // Requests of one burst have the same start.
+        let isTold = record.pointee.lateTold == start && record.pointee.lateID == id
+        guard start != 0, !isTold, now > heard,
             now &- heard >= deadline
         else { return }
-        if output.emit(.spliceRequestLate(id)) { record.pointee.lateTold = start }
+        guard output.emit(.spliceRequestLate(splice)) else { return }
+        record.pointee.lateTold = start
+        record.pointee.lateID = id
     }
 
     private mutating func endIfIdle<Output: FrameOutput & ~Copyable>(
