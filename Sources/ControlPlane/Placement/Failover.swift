@@ -5,14 +5,17 @@ public enum Placement {
     /// 1. A spare stands in for a whole failed server: the one that does so already, else the free
     ///    one (nothing is assigned to it) that holds most of the failed server's resources, the
     ///    first in the configuration among equals. One spare is enough for any number of servers.
-    /// 2. What is left is spread: the heaviest resource first (among equals the first in the
-    ///    configuration), each to the server with the lowest load *after* the move, load being
-    ///    divided by the server's weight. A spare that stands in already is one of these servers: a
-    ///    second failure is shared by all.
-    /// 3. Servers that come out equal: the one with fewer resources; then the *last* in the
-    ///    resource's own order. The last rule is a convention: any fixed one would serve, this one
-    ///    gives the example in the specification (r1 to server3, r2 to server2 when server1 fails
-    ///    and all loads are equal).
+    /// 2. What is left is split over the survivors: each takes its share by its weight, rounded up, and
+    ///    no more while another has room. So a failure does not make one survivor the next to break
+    ///    down, whatever the loads of this moment are; balancing corrects the rest.
+    /// 3. The heaviest resource first, each to the server with the lowest load *after* the move, load
+    ///    being divided by the server's weight. A spare that stands in already is one of these
+    ///    servers: a second failure is shared by all.
+    /// 4. Loads are measured, and noisy: those that differ by no more than half count as equal. Equal
+    ///    resources go in the order of the configuration; of equal servers the one with fewer
+    ///    resources is taken; then the *last* in the resource's own order. The last rule is a
+    ///    convention: any fixed one would serve, this one gives the example in the specification (r1
+    ///    to server3, r2 to server2 when server1 fails and all loads are equal).
     ///
     /// A spare is used only while a server that is no spare is not available. A resource that no
     /// available server holds stays where it is, without a move. Moves of resources that may not be
@@ -134,15 +137,26 @@ struct Relocation {
             .map(\.element)
     }
 
+    /// Loads that differ by no more than this ratio count as equal.
+    private static let equality = 1.5
+
     /// Moves the chosen resources, those for a spare that stands in first and then the heaviest.
     mutating func moves(of isChosen: (PlacementResource) -> Bool) -> [PlannedMove] {
         let chosen = state.resources.indices.filter { isChosen(state.resources[$0]) }
-        let order = chosen.map { (hasStandIn($0) ? 0 : 1, -state.loads[$0], $0) }.sorted(by: <)
         var targets: [Int: Int] = [:]
-        for (_, _, resource) in order {
-            guard let target = target(for: resource) else { continue }
+        for resource in chosen where hasStandIn(resource) {
+            guard let target = usable(for: resource).first else { continue }
             state.move(resource, to: target)
             targets[resource] = target
+        }
+        var waiting = chosen.filter { !hasStandIn($0) && !usable(for: $0).isEmpty }
+        var room = shares(of: waiting)
+        while let next = heaviest(of: waiting) {
+            waiting.removeAll { $0 == next }
+            guard let target = spread(next, room) else { continue }
+            room[target, default: 0] -= 1
+            state.move(next, to: target)
+            targets[next] = target
         }
         return chosen.compactMap { resource in
             guard let target = targets[resource] else { return nil }
@@ -157,9 +171,42 @@ struct Relocation {
         return state.holders[resource].contains(spare)
     }
 
-    /// Best server for a resource. A spare is none while no other server is lost.
-    private func target(for resource: Int) -> Int? {
+    /// The best first. A spare is none while no other server is lost.
+    private func usable(for resource: Int) -> [Int] {
         let isLost = state.servers.indices.contains { !isOpen[$0] && !state.servers[$0].isSpare }
-        return candidates(for: resource).first { isLost || !state.servers[$0].isSpare }
+        return candidates(for: resource).filter { isLost || !state.servers[$0].isSpare }
+    }
+
+    /// How many of the resources each server takes.
+    private func shares(of resources: [Int]) -> [Int: Int] {
+        let takers = Set(resources.flatMap { usable(for: $0) })
+        let sum = takers.reduce(0) { $0 + state.weight($1) }
+        return Dictionary(
+            uniqueKeysWithValues: takers.map { server in
+                let share = Double(resources.count) * state.weight(server) / max(sum, .leastNonzeroMagnitude)
+                return (server, Int(min(share.rounded(.up), Double(resources.count))))
+            })
+    }
+
+    /// The first that nothing else outweighs.
+    private func heaviest(of resources: [Int]) -> Int? {
+        let limit = (resources.map { state.loads[$0] }.max() ?? 0) / Self.equality
+        return resources.first { state.loads[$0] >= limit }
+    }
+
+    private func spread(_ resource: Int, _ room: [Int: Int]) -> Int? {
+        let all = usable(for: resource)
+        let free = all.filter { (room[$0] ?? 0) > 0 }
+        let open = free.isEmpty ? all : free
+        guard let lightest = open.map({ state.relativeLoad($0, with: resource) }).min() else {
+            return nil
+        }
+        let holders = state.holders[resource]
+        return open.filter {
+            state.relativeLoad($0, with: resource) <= lightest * Self.equality
+        }.min { left, right in
+            let places = [left, right].map { holders.firstIndex(of: $0) ?? 0 }
+            return (state.counts[left], -places[0]) < (state.counts[right], -places[1])
+        }
     }
 }

@@ -44,6 +44,8 @@ struct PlacementState {
     /// A measurement that went wrong must not decide where data is served: it counts as no load.
     private static func usable(_ load: Double) -> Double { load.isFinite ? max(0, load) : 0 }
 
+    func weight(_ server: Int) -> Double { weights[server] }
+
     /// Load of a server divided by its power.
     func relativeLoad(_ server: Int) -> Double { totals[server] / weights[server] }
 
