@@ -76,7 +76,8 @@ let package = Package(
         .target(
             name: "CAllocationCount", path: "Tests/CAllocationCount"),
         .target(
-            name: "TestSupport", dependencies: ["DataPlane", "CAllocationCount"],
+            name: "TestSupport",
+            dependencies: ["DataPlane", "StorageProtocols", "CAllocationCount"],
             path: "Tests/TestSupport", swiftSettings: settings),
         .testTarget(
             name: "DataPlaneTests", dependencies: ["DataPlane", "TestSupport"],
@@ -87,7 +88,7 @@ let package = Package(
         .testTarget(
             name: "ControlPlaneTests",
             dependencies: [
-                "ControlPlane", "DataPlane", "TestSupport",
+                "ControlPlane", "DataPlane", "StorageProtocols", "TestSupport",
                 .product(name: "Logging", package: "swift-log"),
             ],
             resources: [.copy("Captures")], swiftSettings: settings),
