@@ -84,7 +84,8 @@ let package = Package(
         .target(
             name: "CAllocationCount", path: "Tests/CAllocationCount"),
         .target(
-            name: "TestSupport", dependencies: ["DataPlane", "CAllocationCount"],
+            name: "TestSupport",
+            dependencies: ["DataPlane", "StorageProtocols", "CAllocationCount"],
             path: "Tests/TestSupport", swiftSettings: settings),
         .testTarget(
             name: "DataPlaneTests", dependencies: ["DataPlane", "TestSupport"],

@@ -1,12 +1,12 @@
-import DataPlane
-import StorageProtocols
+package import DataPlane
+package import StorageProtocols
 
 /// Carries an iSCSI session between two kernel sockets: logs in to the server first, then passes PDUs with the
 /// few header fields changed that differ between the legs, and answers Text requests itself. What is open is kept
 /// in a request log, so that another server can finish it.
 ///
 /// StatSN is each leg's own. CmdSN is the same on both: the login to the server starts with the client's.
-final class ISCSIRelay: StreamRelay {
+package final class ISCSIRelay: StreamRelay {
     /// One direction of the stream.
     private struct Direction {
         /// Octets of a header that is not whole yet.
@@ -17,7 +17,7 @@ final class ISCSIRelay: StreamRelay {
         var gathered: [UInt8]?
     }
 
-    enum LoginOutcome {
+    package enum LoginOutcome {
         case established(ISCSIInitiatorResult)
         case failed(status: UInt16, String)
     }
@@ -50,29 +50,33 @@ final class ISCSIRelay: StreamRelay {
     private var owed: [UInt32: ISCSIPDU] = [:]
     /// Initiators have one at a time.
     private static let owedMaximum = 128
-    let log: SessionLog?
+    package let log: SessionLog?
     /// ns.
     private let clock: () -> UInt64
     /// Where the stream to the client stands, in positions that count on whatever carries it.
-    private(set) var position = SequenceNumber(0)
+    package private(set) var position = SequenceNumber(0)
     /// What the client was told last, from the login on.
     private var numbers: ISCSIClientPosition
     /// Reservations by unit, and commands that may change them, by tag.
-    private(set) var reservations: [UInt64: ISCSIReservation] = [:]
+    package private(set) var reservations: [UInt64: ISCSIReservation] = [:]
     private var watched: Set<UInt32> = []
+    /// Transfer tags of NOP-Ins that the client has not answered.
+    private var pings: Set<UInt32> = []
     /// Called when the server login is decided, before anything of the backlog goes out.
-    var onLogin: (LoginOutcome) -> Void = { _ in }
+    package var onLogin: (LoginOutcome) -> Void = { _ in }
     /// A held session has nothing open any more.
-    var onQuiet: () -> Void = {}
-    private(set) var isEstablished = false
+    package var onQuiet: () -> Void = {}
+    package private(set) var isEstablished = false
     private var isLoggingOut = false
     /// New requests wait: the session is to change its server.
-    private(set) var isHolding = false
+    package private(set) var isHolding = false
     private var isQuietTold = false
     private var held: [UInt8] = []
+    /// Requests among them: their unsolicited data waits as well.
+    private var heldTags: Set<UInt32> = []
     private static let heldMaximum = 32 << 20
 
-    init(
+    package init(
         loginResult: ISCSILoginResult, discovery: ISCSIDiscovery, log: SessionLog?,
         numbers: ISCSIClientPosition, clock: @escaping () -> UInt64
     ) {
@@ -86,7 +90,7 @@ final class ISCSIRelay: StreamRelay {
     // MARK: Servers
 
     /// Before the connection to the first server.
-    func prepare(_ login: ISCSIInitiatorLogin) {
+    package func prepare(_ login: ISCSIInitiatorLogin) {
         mode = .login(login)
         recovery = nil
         serverReader.clear()
@@ -98,7 +102,7 @@ final class ISCSIRelay: StreamRelay {
 
     /// Before the connection to a server that takes the place of another: what it has to finish. The login
     /// must start with the recovery's `firstCommand`.
-    func prepareRecovery(maximumSegment: Int) -> ISCSIRecovery {
+    package func prepareRecovery(maximumSegment: Int) -> ISCSIRecovery {
         let replies = (log?.keptReplies ?? []).map { reply in
             ISCSIUnfinishedReply(
                 header: reply.header, data: reply.data, ended: reply.closed.map(Self.task),
@@ -106,10 +110,12 @@ final class ISCSIRelay: StreamRelay {
         }
         return ISCSIRecovery(
             requests: (log?.openRequests ?? []).map(Self.task), replies: replies,
-            client: numbers, answers: Array(owed.values), maximumSegment: maximumSegment)
+            client: numbers, answers: Array(owed.values) + (recovery?.unsaidAnswers ?? []),
+            pings: pings.union(replies.compactMap { Self.ping($0.header) }),
+            maximumSegment: maximumSegment)
     }
 
-    func prepare(_ login: ISCSIInitiatorLogin, recovery: ISCSIRecovery) {
+    package func prepare(_ login: ISCSIInitiatorLogin, recovery: ISCSIRecovery) {
         mode = .login(login)
         self.recovery = recovery
         owed = [:]
@@ -124,19 +130,19 @@ final class ISCSIRelay: StreamRelay {
             readyToTransfer: request.progress[1])
     }
 
-    func begin(output: inout RelayOutput) {
+    package func begin(output: inout RelayOutput) {
         guard case .login(var login) = mode else { return }
         output.toServer.append(login.start().encoded())
         mode = .login(login)
     }
 
     /// `clientNext`: StatSN that the client expects next; `serverNext`: the one that the server sends next.
-    func setStatus(clientNext: UInt32, serverNext: UInt32) {
+    package func setStatus(clientNext: UInt32, serverNext: UInt32) {
         statusDelta = serverNext &- clientNext
     }
 
     /// The server is gone, or is left. What it had to do stays in the log.
-    func detach() {
+    package func detach() {
         switch mode {
         case .passing:
             // The present PDU of the client comes anew as a whole.
@@ -153,15 +159,15 @@ final class ISCSIRelay: StreamRelay {
         clientReader.append(held)
         clientReader.append(rest)
         held = []
+        heldTags = []
         isHolding = false
         isQuietTold = false
-        watched = []
         isEstablished = false
     }
 
     /// The same for a session that was spliced. `position`: of the stream to the client, up to where the
     /// client has it; `clientRemaining`: octets of the client's present message that are still to come.
-    func detachSpliced(position: SequenceNumber, clientRemaining: UInt32) {
+    package func detachSpliced(position: SequenceNumber, clientRemaining: UInt32) {
         self.position = position
         log?.delivered(position)
         takeNumbers()
@@ -182,6 +188,10 @@ final class ISCSIRelay: StreamRelay {
         guard remaining > 0 else { return }
         if let part = log?.takeCurrent() {
             clientReader.append(part)
+            // A command that will be told anew has not been counted.
+            if part[0] & 0x3f != ISCSIOpcode.dataOut, part[0] & 0x40 == 0 {
+                numbers.nextCommand = Self.load(part, 24)
+            }
         } else {
             clientSkip = remaining
         }
@@ -193,6 +203,10 @@ final class ISCSIRelay: StreamRelay {
             note(commandIn: header)
         }
         if let header = log?.newestCounted { note(statusIn: header) }
+        // Data-Ins without status tell the client of ExpCmdSN and MaxCmdSN as well.
+        for request in log?.openRequests ?? [] {
+            if let header = request.progress[0] { note(statusIn: header) }
+        }
     }
 
     private func note(commandIn header: [UInt8]) {
@@ -231,15 +245,15 @@ final class ISCSIRelay: StreamRelay {
     var wantsClientInput: Bool { isEstablished }
 
     /// With a log, and until the client says goodbye, a lost server is not the end.
-    var survivesServer: Bool { log != nil && isEstablished && !isLoggingOut }
+    package var survivesServer: Bool { log != nil && isEstablished && !isLoggingOut }
 
-    var isAtRest: Bool {
+    package var isAtRest: Bool {
         guard case .passing = mode else { return false }
-        return owed.isEmpty && watched.isEmpty && !isHolding && !isLoggingOut
+        return owed.isEmpty && watched.isEmpty && held.isEmpty && !isHolding && !isLoggingOut
             && directions.allSatisfy { $0.header.isEmpty && $0.gathered == nil }
     }
 
-    var messages: SpliceMessages? {
+    package var messages: SpliceMessages? {
         SpliceMessages(
             format: .iscsi,
             clientEdits: [
@@ -268,12 +282,14 @@ final class ISCSIRelay: StreamRelay {
     private static let reservationCommands: Set<UInt8> = [0x5f, 0x16, 0x17, 0x56, 0x57]
 
     /// The log goes to the dataplane, whose positions are others.
-    func spliced(at serverPosition: SequenceNumber) {
+    package func spliced(at serverPosition: SequenceNumber) {
         log?.shiftReplies(by: serverPosition - position)
+        // Answers are not seen there; those that are told there are found among the kept replies.
+        pings = []
         position = serverPosition
     }
 
-    func resume(
+    package func resume(
         position: SequenceNumber, clientHeaderDistance: UInt32, serverHeaderDistance: UInt32
     ) {
         self.position = position
@@ -286,7 +302,7 @@ final class ISCSIRelay: StreamRelay {
 
     // MARK: Octets
 
-    func receive(
+    package func receive(
         _ bytes: UnsafeRawBufferPointer, from side: SpliceSide, output: inout RelayOutput
     ) throws(RelayError) {
         switch (mode, side) {
@@ -404,6 +420,7 @@ final class ISCSIRelay: StreamRelay {
                 try take(recovery?.receiveFromClient(present) ?? [], output: &output)
                 try finishRecovery(output: &output)
             }
+            try finishRecovery(output: &output)
         } catch let error as RelayError {
             throw error
         } catch {
@@ -478,14 +495,15 @@ final class ISCSIRelay: StreamRelay {
 
     /// Everything of the old server is finished: PDUs pass with constants from here on.
     private func finishRecovery(output: inout RelayOutput) throws(RelayError) {
-        guard case .recovering = mode, let machine = recovery, machine.isFinished else { return }
+        // The rest of a message that nobody can use must not reach the server.
+        guard case .recovering = mode, clientSkip == 0, let machine = recovery,
+            machine.isFinished
+        else { return }
         mode = .passing
         recovery = nil
         let next = machine.nextStatus
         statusDelta = next.server &- next.client
         directions = [Direction(), Direction()]
-        directions[0].remaining = clientSkip
-        clientSkip = 0
         let rests = [clientReader.remaining, serverReader.remaining]
         clientReader.clear()
         serverReader.clear()
@@ -529,6 +547,11 @@ final class ISCSIRelay: StreamRelay {
                 directions[side.index].gathered = nil
                 try takeGathered(whole, from: side, output: &output)
             }
+            if side == .client, !isHolding, !held.isEmpty, directions[0].remaining == 0,
+                directions[0].header.isEmpty
+            {
+                try passHeld(output: &output)
+            }
         }
         if side == .server { log?.delivered(position) }
         tellIfQuiet()
@@ -548,7 +571,7 @@ final class ISCSIRelay: StreamRelay {
             if opcode == ISCSIOpcode.text, data > UInt32(ISCSIText.maximumLength) {
                 throw RelayError(message: "Text request of \(data) octets")
             }
-            if opcode == ISCSIOpcode.text || isHolding && opcode != ISCSIOpcode.dataOut {
+            if opcode == ISCSIOpcode.text || isHolding && mustWait(header) {
                 directions[0].gathered = header
                 return
             }
@@ -573,6 +596,11 @@ final class ISCSIRelay: StreamRelay {
         position += UInt32(header.count)
     }
 
+    /// Of a session that is held: data for open requests goes on, nothing else.
+    private func mustWait(_ header: [UInt8]) -> Bool {
+        header[0] & 0x3f != ISCSIOpcode.dataOut || heldTags.contains(Self.load(header, 16))
+    }
+
     private func takeGathered(
         _ whole: [UInt8], from side: SpliceSide, output: inout RelayOutput
     ) throws(RelayError) {
@@ -582,6 +610,7 @@ final class ISCSIRelay: StreamRelay {
                 throw RelayError(message: "the client sends too much while its server changes")
             }
             held += whole
+            if whole[0] & 0x3f != ISCSIOpcode.dataOut { heldTags.insert(Self.load(whole, 16)) }
             return
         }
         noteClient(Array(whole[..<ISCSIPDU.headerLength]))
@@ -674,6 +703,9 @@ final class ISCSIRelay: StreamRelay {
         let opcode = header[0] & 0x3f
         guard opcode != ISCSIOpcode.dataOut, opcode != ISCSIOpcode.snack else { return }
         note(commandIn: header)
+        if opcode == ISCSIOpcode.nopOut, Self.load(header, 16) == ISCSIPDU.reservedTag {
+            pings.remove(Self.load(header, 20))
+        }
         switch opcode {
         case ISCSIOpcode.logout: isLoggingOut = true
         case ISCSIOpcode.taskManagement: watched.insert(Self.load(header, 16))
@@ -683,8 +715,16 @@ final class ISCSIRelay: StreamRelay {
         }
     }
 
+    /// The tag that the client's answer will have, when a header asks for one (RFC 7143 section 11.19).
+    private static func ping(_ header: [UInt8]) -> UInt32? {
+        let tag = load(header, 20)
+        return header[0] & 0x3f == ISCSIOpcode.nopIn && load(header, 16) == ISCSIPDU.reservedTag
+            && tag != ISCSIPDU.reservedTag ? tag : nil
+    }
+
     private func noteServer(_ header: [UInt8]) {
         note(statusIn: header)
+        if let tag = Self.ping(header) { pings.insert(tag) }
         let tag = Self.load(header, 16)
         guard watched.contains(tag) else { return }
         switch header[0] & 0x3f {
@@ -709,13 +749,16 @@ final class ISCSIRelay: StreamRelay {
         let function = request[1] & 0x7f
         let own = UInt64(Self.load(request, 16))
         switch function {
-        case 1: log.remove(UInt64(Self.load(request, 20)))
+        case 1:
+            log.remove(UInt64(Self.load(request, 20)))
+            watched.remove(Self.load(request, 20))
         case 2, 4, 5, 6, 7:
             for task in log.openRequests where task.id != own {
                 let isSameUnit =
                     task.octets.count >= 16 && Self.unit(task.octets) == Self.unit(request)
                 if task.kind == ISCSIOpcode.scsiCommand, function >= 6 || isSameUnit {
                     log.remove(task.id)
+                    watched.remove(UInt32(truncatingIfNeeded: task.id))
                 }
             }
             // SPC-2 section 5.5.1: a reset ends RESERVE; persistent reservations stay.
@@ -756,26 +799,27 @@ final class ISCSIRelay: StreamRelay {
     // MARK: Change of server
 
     /// New requests wait from now on; `onQuiet` tells when those that are open have ended.
-    func hold() {
+    package func hold() {
         isHolding = true
         isQuietTold = false
         tellIfQuiet()
     }
 
     /// The change is given up: what waited goes on.
-    func release(output: inout RelayOutput) throws(RelayError) {
+    package func release(output: inout RelayOutput) throws(RelayError) {
         isHolding = false
+        // Behind data that is on its way to the server.
+        guard directions[0].remaining == 0 || directions[0].gathered != nil else { return }
+        // What has come of a PDU follows those that waited.
+        held += directions[0].gathered ?? directions[0].header
+        directions[0] = Direction()
+        try passHeld(output: &output)
+    }
+
+    private func passHeld(output: inout RelayOutput) throws(RelayError) {
         let waiting = held
         held = []
-        // A PDU that is being gathered to be held goes on as any other.
-        if let part = directions[0].gathered, part[0] & 0x3f != ISCSIOpcode.text {
-            directions[0].gathered = nil
-            directions[0].remaining = 0
-            try (waiting + part).withBytes { buffer throws(RelayError) in
-                try pass(buffer, from: .client, output: &output)
-            }
-            return
-        }
+        heldTags = []
         try waiting.withBytes { buffer throws(RelayError) in
             try pass(buffer, from: .client, output: &output)
         }

@@ -1,18 +1,18 @@
 import DataPlane
 
 /// Octets on their way to a socket: appended behind, sent from the front.
-struct OutboundBuffer {
+package struct OutboundBuffer {
     private var storage: [UInt8] = []
     private var head = 0
 
-    var count: Int { storage.count - head }
-    var isEmpty: Bool { head == storage.count }
+    package var count: Int { storage.count - head }
+    package var isEmpty: Bool { head == storage.count }
 
     mutating func append(_ bytes: UnsafeRawBufferPointer) { storage.append(contentsOf: bytes) }
     mutating func append(_ bytes: [UInt8]) { storage.append(contentsOf: bytes) }
 
     /// Gives the waiting octets to `send`, which returns how many it took.
-    mutating func drain<Failure: Error>(
+    package mutating func drain<Failure: Error>(
         _ send: (UnsafeRawBufferPointer) throws(Failure) -> Int
     ) throws(Failure) {
         guard !isEmpty else { return }
@@ -38,9 +38,10 @@ struct OutboundBuffer {
 }
 
 /// Where a relay puts octets: one buffer for each leg.
-struct RelayOutput {
-    var toClient = OutboundBuffer()
-    var toServer = OutboundBuffer()
+package struct RelayOutput {
+    package var toClient = OutboundBuffer()
+    package var toServer = OutboundBuffer()
+    package init() {}
 
     subscript(_ side: SpliceSide) -> OutboundBuffer {
         get { side == .client ? toClient : toServer }
@@ -62,8 +63,8 @@ extension [UInt8] {
 }
 
 /// Why a relay cannot go on with a stream.
-struct RelayError: Error {
-    var message: String
+package struct RelayError: Error {
+    package var message: String
 }
 
 /// What passes between the two legs of a session while both are kernel sockets: looks at the octets from one

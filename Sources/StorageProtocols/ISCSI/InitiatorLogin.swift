@@ -47,6 +47,7 @@ public struct ISCSIInitiatorResult: Equatable, Sendable {
     public var nextStatus: UInt32 = 0
     public var expectedCommand: UInt32 = 0
     public var maximumCommand: UInt32 = 0
+    package init() {}
 }
 
 /// The initiator side of a login (RFC 7143 section 6).

@@ -88,9 +88,6 @@ public struct ISCSIRecovery {
         /// The new server's R2T that is being answered.
         var transfer: Transfer?
         var waiting: [Transfer] = []
-        /// Data that was read again for unfinished replies, from offset 0 on.
-        var fetched: [UInt8] = []
-        var wantsFetched = false
         /// Its end was told to the client: it is only asked again for its data.
         var isEnded = false
         var isSent = false
@@ -111,6 +108,9 @@ public struct ISCSIRecovery {
     /// Tasks that are not sent yet, in order.
     private var unsent: [UInt32] = []
     private var replies: [ISCSIUnfinishedReply]
+    /// Data that was read again for unfinished replies, by task, from offset 0 on. It outlives its task: replies
+    /// are completed in their order.
+    private var fetched: [UInt32: [UInt8]] = [:]
     private var client: ISCSIClientPosition
     private var server: ISCSIInitiatorResult
     private var nextCommand: UInt32
@@ -123,6 +123,16 @@ public struct ISCSIRecovery {
     private var queued: [ISCSIPDU] = []
     private var nextOwnTag: UInt32 = 0x4453_0000
     private var pings: Set<UInt32> = []
+    /// Those of an old server that the client has not answered yet.
+    private var stalePings: Set<UInt32>
+    /// Task management of the client that is on its way to the new server.
+    private var management: [UInt32: ISCSIPDU] = [:]
+    /// Tasks of the old session that are over: data that still comes for them is nobody's.
+    private var gone: Set<UInt32> = []
+    /// Those of them for which data may still come, until the client has acknowledged this StatSN: it sends
+    /// none for a task whose end it knows.
+    private var late: Set<UInt32> = []
+    private var lateUntil: UInt32?
     /// Answers of our own to tasks that cannot be sent again, and to Text requests.
     private var ownAnswers: [ISCSIPDU] = []
     private static let attentionMaximum = 8
@@ -133,12 +143,14 @@ public struct ISCSIRecovery {
 
     /// - Parameter requests: in the order in which the client sent them.
     /// - Parameter answers: finished answers of our own, which only need numbers.
+    /// - Parameter pings: transfer tags of NOP-Ins that the client will still answer.
     /// - Parameter maximumSegment: longest data segment that the server takes.
     public init(
         requests: [ISCSIOpenTask], replies: [ISCSIUnfinishedReply], client: ISCSIClientPosition,
-        answers: [ISCSIPDU] = [], maximumSegment: Int
+        answers: [ISCSIPDU] = [], pings: Set<UInt32> = [], maximumSegment: Int
     ) {
         self.replies = replies
+        stalePings = pings
         self.client = client
         self.maximumSegment = max(512, maximumSegment)
         server = ISCSIInitiatorResult()
@@ -159,13 +171,18 @@ public struct ISCSIRecovery {
         for request in requests {
             guard request.isWhole, let task = Self.task(request) else {
                 if let answer = Self.refusal(request) { refused.append(answer) }
+                gone.insert(request.tag)
+                if Self.isWrite(request.octets) { late.insert(request.tag) }
                 continue
             }
             if made[request.tag] != nil { order.removeAll { $0 == request.tag } }
             made[request.tag] = task
             order.append(request.tag)
         }
-        for tag in unfinished { made[tag]?.wantsFetched = true }
+        for tag in unfinished where made[tag] != nil { fetched[tag] = [] }
+        // Reads for what the client has in part go first: until they are done it can be asked for nothing, and a
+        // write that waits for it may have taken all of the window.
+        order = order.filter(unfinished.contains) + order.filter { !unfinished.contains($0) }
         tasks = made
         unsent = order
         ownAnswers += refused
@@ -176,6 +193,12 @@ public struct ISCSIRecovery {
 
     static func field(_ header: [UInt8], _ offset: Int) -> UInt32 {
         header[offset..<offset + 4].reduce(0) { $0 << 8 | UInt32($1) }
+    }
+
+    /// A command with the W bit (RFC 7143 section 11.3.1).
+    private static func isWrite(_ header: [UInt8]) -> Bool {
+        header.count >= ISCSIPDU.headerLength
+            && header[0] & 0x3f == ISCSIOpcode.scsiCommand && header[1] & 0x20 != 0
     }
 
     private static func length(_ header: [UInt8]) -> Int {
@@ -232,11 +255,17 @@ public struct ISCSIRecovery {
     /// Nothing is left of the old session: what comes now passes with constants.
     public var isFinished: Bool {
         tasks.isEmpty && replies.isEmpty && deferred.isEmpty && queued.isEmpty
-            && ownAnswers.isEmpty
+            && ownAnswers.isEmpty && late.isEmpty && stalePings.isEmpty
             // A command beyond what a server takes would be lost without a word.
             && Int32(bitPattern: server.maximumCommand &- client.maximumCommand) >= 0
     }
     public var openTasks: Int { tasks.count }
+    /// Answers that were given to `init` and not said yet: the next recovery's, when this one is not to be.
+    public var unsaidAnswers: [ISCSIPDU] {
+        ownAnswers.filter {
+            $0.opcode == ISCSIOpcode.textResponse || $0.opcode == ISCSIOpcode.reject
+        }
+    }
     /// StatSN that the client and the server have next.
     public var nextStatus: (client: UInt32, server: UInt32) {
         (client.nextStatus, server.nextStatus)
@@ -262,15 +291,9 @@ public struct ISCSIRecovery {
         while let tag = unsent.first, var task = tasks[tag] {
             if !task.command.isImmediate, !isInWindow(nextCommand) { return actions }
             unsent.removeFirst()
-            var pdu = task.command
+            var pdu = numbered(task.command)
             renumbered[pdu.commandSequence] = nextCommand
             pdu.commandSequence = nextCommand
-            pdu.expectedStatus = server.nextStatus
-            if pdu.opcode == ISCSIOpcode.taskManagement {
-                // RFC 7143 section 11.5.6: RefCmdSN is the number of the task that is meant.
-                let reference = pdu.field32(32)
-                pdu.setField32(renumbered[reference] ?? reference, 32)
-            }
             if !pdu.isImmediate { nextCommand &+= 1 }
             task.isSent = true
             tasks[tag] = task
@@ -280,16 +303,24 @@ public struct ISCSIRecovery {
                 actions.append(.toServer(data))
             }
         }
-        while unsent.isEmpty, let pdu = queued.first, isInWindow(pdu.commandSequence) {
+        while unsent.isEmpty, let pdu = queued.first,
+            pdu.isImmediate || pdu.opcode == ISCSIOpcode.dataOut || isInWindow(pdu.commandSequence)
+        {
             queued.removeFirst()
             actions.append(.toServer(numbered(pdu)))
         }
         return actions
     }
 
+    /// As the server gets it, once all that came before it is sent.
     private func numbered(_ pdu: ISCSIPDU) -> ISCSIPDU {
         var pdu = pdu
         pdu.expectedStatus = server.nextStatus
+        if pdu.opcode == ISCSIOpcode.taskManagement {
+            // RFC 7143 section 11.5.6: RefCmdSN is the number of the task that is meant.
+            let reference = pdu.field32(32)
+            pdu.setField32(renumbered[reference] ?? reference, 32)
+        }
         return pdu
     }
 
@@ -297,21 +328,17 @@ public struct ISCSIRecovery {
 
     /// A PDU that the client sends while the recovery goes on.
     public mutating func receiveFromClient(_ pdu: ISCSIPDU) -> [Action] {
+        if let wanted = lateUntil, Int32(bitPattern: pdu.expectedStatus &- wanted) >= 0,
+            ownAnswers.isEmpty, deferred.isEmpty
+        {
+            late = []
+            lateUntil = nil
+        }
         switch pdu.opcode {
-        case ISCSIOpcode.dataOut:
-            guard var task = tasks[pdu.initiatorTaskTag] else {
-                return [.toServer(numbered(pdu))]
-            }
-            task.take(pdu)
-            tasks[pdu.initiatorTaskTag] = task
-            if pdu.targetTransferTag == ISCSIPDU.reservedTag {
-                if task.isSent { return [.toServer(numbered(pdu))] }
-                tasks[pdu.initiatorTaskTag]?.unsolicited.append(pdu)
-                return []
-            }
-            return transferMore(pdu.initiatorTaskTag)
+        case ISCSIOpcode.dataOut: return receiveData(pdu)
         case ISCSIOpcode.nopOut where pdu.initiatorTaskTag == ISCSIPDU.reservedTag:
             // The answer to a question of the old server's says nothing to the new one.
+            stalePings.remove(pdu.targetTransferTag)
             guard
                 pdu.targetTransferTag == ISCSIPDU.reservedTag
                     || pings.remove(pdu.targetTransferTag) != nil
@@ -320,21 +347,40 @@ public struct ISCSIRecovery {
         default: break
         }
         if !pdu.isImmediate { client.nextCommand = pdu.commandSequence &+ 1 }
-        var sent = pdu
-        if pdu.opcode == ISCSIOpcode.taskManagement {
-            let reference = pdu.field32(32)
-            sent.setField32(renumbered[reference] ?? reference, 32)
-        }
+        // A tag that is used anew names another task.
+        gone.remove(pdu.initiatorTaskTag)
+        late.remove(pdu.initiatorTaskTag)
+        if pdu.opcode == ISCSIOpcode.taskManagement { management[pdu.initiatorTaskTag] = pdu }
         // Behind what came before it, and within what the server takes.
         guard unsent.isEmpty, queued.isEmpty, pdu.isImmediate || isInWindow(pdu.commandSequence)
         else {
             guard queued.count < Self.queueMaximum else {
                 return [.failed("the client sends more than the new server takes")]
             }
-            queued.append(sent)
+            queued.append(pdu)
             return []
         }
-        return [.toServer(numbered(sent))]
+        return [.toServer(numbered(pdu))]
+    }
+
+    private mutating func receiveData(_ pdu: ISCSIPDU) -> [Action] {
+        let tag = pdu.initiatorTaskTag
+        guard var task = tasks[tag] else {
+            if gone.contains(tag) { return [] }
+            // Unsolicited data follows its command, which may still wait.
+            if let place = queued.lastIndex(where: { $0.initiatorTaskTag == tag }) {
+                queued.insert(pdu, at: place + 1)
+                return []
+            }
+            return [.toServer(numbered(pdu))]
+        }
+        task.take(pdu)
+        tasks[tag] = task
+        if pdu.targetTransferTag == ISCSIPDU.reservedTag {
+            tasks[tag]?.unsolicited.append(pdu)
+            return task.isSent ? [.toServer(numbered(pdu))] : []
+        }
+        return transferMore(tag)
     }
 
     // MARK: From the server
@@ -347,8 +393,8 @@ public struct ISCSIRecovery {
             actions += ask(pdu)
         case ISCSIOpcode.dataIn where tasks[pdu.initiatorTaskTag] != nil:
             actions += takeData(pdu)
-        case ISCSIOpcode.scsiResponse, ISCSIOpcode.nopIn, ISCSIOpcode.taskManagementResponse,
-            ISCSIOpcode.logoutResponse:
+        case ISCSIOpcode.taskManagementResponse: actions += takeManagement(pdu)
+        case ISCSIOpcode.scsiResponse, ISCSIOpcode.nopIn, ISCSIOpcode.logoutResponse:
             actions += takeResponse(pdu)
         default: actions += pass(pdu)
         }
@@ -386,6 +432,10 @@ public struct ISCSIRecovery {
     private mutating func ask(_ pdu: ISCSIPDU) -> [Action] {
         let tag = pdu.initiatorTaskTag
         let offset = Int(pdu.field32(40))
+        // Section 11.3.4, Expected Data Transfer Length: there is no more.
+        guard let task = tasks[tag], pdu.field32(44) > 0,
+            offset + Int(pdu.field32(44)) <= Int(task.command.field32(20))
+        else { return [.failed("the new server asks for data that the command has not")] }
         let transfer = Transfer(
             tag: pdu.targetTransferTag, offset: offset, end: offset + Int(pdu.field32(44)),
             sent: offset)
@@ -456,15 +506,15 @@ public struct ISCSIRecovery {
     /// Data of a read that was done again.
     private mutating func takeData(_ pdu: ISCSIPDU) -> [Action] {
         let tag = pdu.initiatorTaskTag
-        guard var task = tasks[tag] else { return [] }
+        guard let task = tasks[tag] else { return [] }
         let offset = Int(pdu.field32(40))
         let end = offset + pdu.data.count
-        if task.wantsFetched, offset <= task.fetched.count, end > task.fetched.count,
-            task.fetched.count < task.passed || task.isEnded
-        {
-            task.fetched += pdu.data[(task.fetched.count - offset)...]
+        guard end <= Int(UInt32.max) else {
+            return [.failed("the new server sends data beyond any length")]
         }
-        tasks[tag] = task
+        if let known = fetched[tag]?.count, known < needed(tag), offset <= known, end > known {
+            fetched[tag]? += pdu.data[(known - offset)...]
+        }
         var actions = completeReplies()
         guard !task.isEnded else {
             if pdu.flags & 1 != 0 { actions += endLender(task, status: pdu[3]) }
@@ -506,10 +556,8 @@ public struct ISCSIRecovery {
         }
         guard !task.isEnded else { return endLender(task, status: pdu[3]) }
         var actions: [Action] = []
-        if task.wantsFetched, task.fetched.count < task.passed {
+        if fill(task.tag) {
             // It failed this time. The client takes no data of a command that failed.
-            tasks[task.tag]?.fetched += [UInt8](
-                repeating: 0, count: task.passed - task.fetched.count)
             if pdu[3] == 0 { return [.failed("the new server has less data than the old one")] }
             actions += completeReplies()
         }
@@ -519,16 +567,14 @@ public struct ISCSIRecovery {
             // command", or of R2T.
             answer.setField32(task.nextData != 0 ? task.nextData : task.nextTransfer, 36)
         }
+        noteLate(task)
         actions += say(answer)
         return actions + finish(task.tag)
     }
 
     /// A task that only lent its data is over.
     private mutating func endLender(_ task: Task, status: UInt8) -> [Action] {
-        let isNeeded = replies.contains {
-            $0.header[0] & 0x3f == ISCSIOpcode.dataIn && Self.field($0.header, 16) == task.tag
-        }
-        if isNeeded {
+        if isLending(task) {
             return [
                 .failed("data that the client has in part cannot be read again: status \(status)")
             ]
@@ -564,7 +610,63 @@ public struct ISCSIRecovery {
 
     private mutating func finish(_ tag: UInt32) -> [Action] {
         tasks[tag] = nil
+        gone.insert(tag)
         return []
+    }
+
+    /// A write that ends before the client has sent what it was asked for, or wants to say by itself.
+    private mutating func noteLate(_ task: Task) {
+        guard Self.isWrite(task.command.encoded()) else { return }
+        let announced = task.unsolicited.last ?? task.command
+        if task.asked > task.data.count || announced.flags & 0x80 == 0 { late.insert(task.tag) }
+    }
+
+    // RFC 7143 section 11.5.1: a task that was aborted gets no response of its own.
+    private mutating func takeManagement(_ pdu: ISCSIPDU) -> [Action] {
+        let tag = pdu.initiatorTaskTag
+        let request = management.removeValue(forKey: tag) ?? tasks[tag]?.command
+        guard pdu[2] == 0, let request else { return takeResponse(pdu) }
+        let function = request.flags & 0x7f
+        for task in tasks.values where task.opcode == ISCSIOpcode.scsiCommand {
+            let isSameUnit = (8..<16).allSatisfy { task.command[$0] == request[$0] }
+            switch function {
+            case 1: guard task.tag == request.field32(20) else { continue }
+            case 2, 4, 5: guard isSameUnit else { continue }
+            case 6, 7: break
+            default: continue
+            }
+            guard task.isSent else { continue }
+            if isLending(task) {
+                return [.failed("a task that reads again what the client has in part was aborted")]
+            }
+            noteLate(task)
+            _ = fill(task.tag)
+            _ = finish(task.tag)
+        }
+        return completeReplies() + takeResponse(pdu)
+    }
+
+    /// Up to where unfinished replies need a task's data.
+    private func needed(_ tag: UInt32) -> Int {
+        replies.reduce(0) { most, reply in
+            guard reply.header[0] & 0x3f == ISCSIOpcode.dataIn,
+                Self.field(reply.header, 16) == tag
+            else { return most }
+            return max(most, Int(Self.field(reply.header, 40)) + Self.length(reply.header))
+        }
+    }
+
+    /// An ended task whose data is not all here yet.
+    private func isLending(_ task: Task) -> Bool {
+        task.isEnded && fetched[task.tag].map { $0.count < needed(task.tag) } == true
+    }
+
+    /// Completes what could not be read again, for a client that will be told so; true when that was needed.
+    private mutating func fill(_ tag: UInt32) -> Bool {
+        let end = needed(tag)
+        guard let known = fetched[tag]?.count, known < end else { return false }
+        fetched[tag]? += [UInt8](repeating: 0, count: end - known)
+        return true
     }
 
     // MARK: To the client
@@ -586,7 +688,14 @@ public struct ISCSIRecovery {
         if pdu.opcode != ISCSIOpcode.dataIn || pdu.flags & 1 != 0 {
             pdu.statusSequence = client.nextStatus
         }
-        if Self.countsStatus(pdu) { client.nextStatus &+= 1 }
+        if Self.countsStatus(pdu) {
+            client.nextStatus &+= 1
+            if late.contains(pdu.initiatorTaskTag)
+                || pdu.opcode == ISCSIOpcode.taskManagementResponse && !late.isEmpty
+            {
+                lateUntil = client.nextStatus
+            }
+        }
         if Int32(bitPattern: server.expectedCommand &- client.expectedCommand) > 0 {
             client.expectedCommand = server.expectedCommand
         }
@@ -612,6 +721,7 @@ public struct ISCSIRecovery {
         }
         var actions: [Action] = octets.isEmpty ? [] : [.complete(octets)]
         guard replies.isEmpty else { return actions }
+        fetched = [:]
         for answer in ownAnswers { actions.append(.toClient(stamped(answer))) }
         ownAnswers = []
         for pdu in deferred { actions.append(.toClient(stamped(pdu))) }
@@ -638,13 +748,13 @@ public struct ISCSIRecovery {
                 Incomplete(reason: "a PDU of kind \(reply.header[0] & 0x3f) cannot be completed"))
         }
         let tag = Self.field(reply.header, 16)
-        guard let task = tasks[tag] else {
+        guard let known = fetched[tag] else {
             // Its task cannot be sent again: the client will be told, and takes no data of it.
             return .success(reply.header + [UInt8](repeating: 0, count: length) + padding)
         }
         let offset = Int(Self.field(reply.header, 40))
-        guard task.fetched.count >= offset + length else { return nil }
-        return .success(reply.header + task.fetched[offset..<offset + length] + padding)
+        guard known.count >= offset + length else { return nil }
+        return .success(reply.header + known[offset..<offset + length] + padding)
     }
 }
 
