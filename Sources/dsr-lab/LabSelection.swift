@@ -3,7 +3,8 @@ import Foundation
 
 /// How commands name a lab that is up.
 struct LabSelection: ParsableArguments {
-    @Argument(help: "Name of the lab: of its topology, or its prefix; \"this\" for what dsrd runs in it.")
+    @Argument(
+        help: "Name of the lab: of its topology, or its prefix; \"this\" for what dsrd runs in it.")
     var name: String
 
     @Option(help: "Prefix that the lab was brought up with (default: its name).")
@@ -23,7 +24,9 @@ struct LabSelection: ParsableArguments {
     /// A topology may be named by its path.
     var lab: String {
         if let prefix { return prefix }
-        if name == "this", let own = ProcessInfo.processInfo.environment[Self.variable] { return own }
+        if name == "this", let own = ProcessInfo.processInfo.environment[Self.variable] {
+            return own
+        }
         guard name.contains("/") else { return name }
         return (try? TopologyFile.find(name).topology.name) ?? name
     }

@@ -157,7 +157,8 @@ import Testing
         _ = probe.start()
         var response = ISCSIPDU(opcode: ISCSIOpcode.loginResponse)
         response.setField16(0x0203, 36)
-        #expect(throws: ISCSIServerProbe.ProbeFailure(
+        #expect(
+            throws: ISCSIServerProbe.ProbeFailure(
                 reason: "login: notFound", isTargetMissing: true)
         ) {
             try probe.receive(response)

@@ -35,7 +35,8 @@ extension SystemTests {
                 "r5": "server3", "r6": "server3",
             ]
             for (resource, server) in try await lab.assignment() where server != home[resource] {
-                _ = try await lab.dsrctl("resource", "move", resource, home[resource] ?? "", "--wait")
+                _ = try await lab.dsrctl(
+                    "resource", "move", resource, home[resource] ?? "", "--wait")
             }
         }
 

@@ -149,7 +149,7 @@ struct Relocation {
             state.move(resource, to: target)
             targets[resource] = target
         }
-        var waiting = chosen.filter { !hasStandIn($0) && !usable(for: $0).isEmpty }
+        var waiting = chosen.filter { targets[$0] == nil && !usable(for: $0).isEmpty }
         var room = shares(of: waiting)
         while let next = heaviest(of: waiting) {
             waiting.removeAll { $0 == next }
@@ -183,7 +183,9 @@ struct Relocation {
         let sum = takers.reduce(0) { $0 + state.weight($1) }
         return Dictionary(
             uniqueKeysWithValues: takers.map { server in
-                let share = Double(resources.count) * state.weight(server) / max(sum, .leastNonzeroMagnitude)
+                let share =
+                    Double(resources.count) * state.weight(server)
+                    / max(sum, .leastNonzeroMagnitude)
                 return (server, Int(min(share.rounded(.up), Double(resources.count))))
             })
     }

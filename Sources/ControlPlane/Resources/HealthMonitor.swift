@@ -161,9 +161,11 @@ final class HealthMonitor {
     ) {
         guard let server = servers.first(where: { $0.name == name }),
             let resource = portal.resources[resource]
-        else { return done(
+        else {
+            return done(
                 Report(
-                    resource: resource, result: .bad, detail: "there is no such server or resource"))
+                    resource: resource, result: .bad, detail: "there is no such server or resource")
+            )
         }
         probe(server, resource, timeout: timeout, wantsIdentity: true, done: done)
     }
