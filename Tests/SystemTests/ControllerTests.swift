@@ -13,7 +13,7 @@ extension SystemTests {
             try await Task.sleep(for: .seconds(1))
             try await lab.dsrlab("controller", lab.prefix, "raid1", "fail")
             let report = try await load.report()
-            #expect(report.ok && report.longest_stall_ms < 1_500, "\(report)")
+            #expect(report.ok && report.longestStallMs < 1_500, "\(report)")
             let now = try await lab.assignment()
             // server1 reached its units by the failed controller only.
             #expect(!now.values.contains("server1"), "\(now)")
@@ -76,7 +76,7 @@ extension SystemTests {
             let isBack = try await eventually(within: 20) { try await lab.assignment() == before }
             #expect(isBack)
             let report = try await load.report()
-            #expect(report.ok && report.longest_stall_ms < 1_500, "\(report)")
+            #expect(report.ok && report.longestStallMs < 1_500, "\(report)")
         }
     }
 }

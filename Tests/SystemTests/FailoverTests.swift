@@ -14,7 +14,7 @@ extension SystemTests {
         ) {
             #expect(report.ok, "\(report)", sourceLocation: location)
             #expect(report.requests > 500, "\(report)", sourceLocation: location)
-            #expect(report.longest_stall_ms < milliseconds, "\(report)", sourceLocation: location)
+            #expect(report.longestStallMs < milliseconds, "\(report)", sourceLocation: location)
         }
 
         /// Servers serve what the configuration says: each test begins there.

@@ -8,17 +8,17 @@ struct VerifiedLoad {
         var ok: Bool
         var requests: Int
         var errors: [String: Int]
-        var error_details: [Detail]
-        var closed_connections: Int
-        var wrong_blocks: Int
+        var errorDetails: [Detail]
+        var closedConnections: Int
+        var wrongBlocks: Int
         /// Of any request.
-        var longest_stall_ms: Double
+        var longestStallMs: Double
         struct Detail: Decodable { var text: String }
 
         var description: String {
-            "\(requests) requests, longest \(longest_stall_ms) ms, errors \(errors) "
-                + "\(error_details.prefix(3).map(\.text)), \(closed_connections) closed, "
-                + "\(wrong_blocks) wrong blocks"
+            "\(requests) requests, longest \(longestStallMs) ms, errors \(errors) "
+                + "\(errorDetails.prefix(3).map(\.text)), \(closedConnections) closed, "
+                + "\(wrongBlocks) wrong blocks"
         }
     }
 
@@ -48,7 +48,9 @@ struct VerifiedLoad {
     func report(within seconds: Double = 90) async throws -> Report {
         _ = try await program.result(within: seconds)
         let data = try Data(contentsOf: URL(fileURLWithPath: output))
-        return try JSONDecoder().decode(Report.self, from: data)
+        let decoder = JSONDecoder()
+        decoder.keyDecodingStrategy = .convertFromSnakeCase
+        return try decoder.decode(Report.self, from: data)
     }
 }
 

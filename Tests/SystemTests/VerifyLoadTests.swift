@@ -12,10 +12,10 @@ extension SystemTests {
             var ok: Bool
             var requests: Int
             var errors: [String: Int]
-            var closed_connections: Int
-            var wrong_blocks: Int
-            var longest_stall_ms: Double
-            var final_verify: Verified?
+            var closedConnections: Int
+            var wrongBlocks: Int
+            var longestStallMs: Double
+            var finalVerify: Verified?
             struct Verified: Decodable {
                 var blocks: Int
                 var wrong: Int
@@ -39,7 +39,9 @@ extension SystemTests {
             try await meanwhile()
             let result = try await program.result(within: 60)
             let data = try Data(contentsOf: URL(fileURLWithPath: output))
-            let report = try JSONDecoder().decode(Report.self, from: data)
+            let decoder = JSONDecoder()
+            decoder.keyDecodingStrategy = .convertFromSnakeCase
+            let report = try decoder.decode(Report.self, from: data)
             #expect(result.status == (report.ok ? 0 : 1), "\(result.output)")
             return report
         }
@@ -60,29 +62,29 @@ extension SystemTests {
             try await lab.with("fig2-san") {
                 let good = try await load()
                 #expect(good.ok && good.errors.isEmpty && good.requests > 300)
-                #expect(good.final_verify?.blocks == 2048 && good.longest_stall_ms < 1000)
+                #expect(good.finalVerify?.blocks == 2048 && good.longestStallMs < 1000)
 
                 let parts = try await load(["--sessions-per-target", "2"])
-                #expect(parts.ok && parts.final_verify?.blocks == 4096)
+                #expect(parts.ok && parts.finalVerify?.blocks == 4096)
 
                 // Nothing is written after the fill: what is spoilt stays so.
                 let onlyReads = ["--read-share", "1", "--seed", "2"]
                 let torn = try await load(onlyReads) {
                     try await spoil("/dev/zero", from: 0, to: 8 * 100 + 5, count: 1)
                 }
-                #expect(torn.errors["wrong-torn"] == torn.wrong_blocks && torn.wrong_blocks > 0)
-                #expect(!torn.ok && torn.errors.count == 1 && torn.final_verify?.wrong == 1)
+                #expect(torn.errors["wrong-torn"] == torn.wrongBlocks && torn.wrongBlocks > 0)
+                #expect(!torn.ok && torn.errors.count == 1 && torn.finalVerify?.wrong == 1)
 
                 let misplaced = try await load(onlyReads) {
                     try await spoil(disk, from: 8 * 300, to: 8 * 301, count: 8)
                 }
-                #expect(misplaced.errors["wrong-misplaced"] == misplaced.wrong_blocks)
-                #expect(!misplaced.ok && misplaced.final_verify?.wrong == 1)
+                #expect(misplaced.errors["wrong-misplaced"] == misplaced.wrongBlocks)
+                #expect(!misplaced.ok && misplaced.finalVerify?.wrong == 1)
 
                 let foreign = try await load(onlyReads) {
                     try await spoil("/dev/zero", from: 0, to: 8 * 300, count: 8)
                 }
-                #expect(!foreign.ok && foreign.errors["wrong-foreign"] == foreign.wrong_blocks)
+                #expect(!foreign.ok && foreign.errors["wrong-foreign"] == foreign.wrongBlocks)
 
                 // All that was acknowledged later is gone from the first MiB.
                 let copy = "/tmp/\(lab.name).img"
@@ -104,22 +106,22 @@ extension SystemTests {
                     try await Task.sleep(for: .milliseconds(700))
                     try await lab.expect("service", lab.name, "server1", "thaw")
                 }
-                #expect(stalled.ok && (650..<2500).contains(stalled.longest_stall_ms))
+                #expect(stalled.ok && (650..<2500).contains(stalled.longestStallMs))
 
                 let killed = try await load {
                     try await lab.expect("service", lab.name, "server1", "kill")
                     try await lab.expect("service", lab.name, "server1", "start")
                 }
-                #expect(!killed.ok && killed.closed_connections == 2)
+                #expect(!killed.ok && killed.closedConnections == 2)
                 // All is read back over new connections.
-                #expect(killed.final_verify?.blocks == 2048 && killed.wrong_blocks == 0)
+                #expect(killed.finalVerify?.blocks == 2048 && killed.wrongBlocks == 0)
 
                 let again = try await load(["--reconnect"]) {
                     try await lab.expect("service", lab.name, "server1", "kill")
                     try await lab.expect("service", lab.name, "server1", "start")
                 }
-                #expect(!again.ok && again.closed_connections == 2 && again.wrong_blocks == 0)
-                #expect(again.final_verify?.blocks == 2048)
+                #expect(!again.ok && again.closedConnections == 2 && again.wrongBlocks == 0)
+                #expect(again.finalVerify?.blocks == 2048)
             }
         }
     }
