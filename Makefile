@@ -42,7 +42,7 @@ soak: build
 	@tools/soak.py $(SOAK_SECONDS)
 
 # A server fails and is mended FAILOVERS times under a load that verifies every octet. KIND: kill, freeze, link,
-# remove, drain or all.
+# remove, drain, all (these in turn), controller, spare or add.
 failover: build
 	@tools/failover-loop.py --failovers $(FAILOVERS) --kind $(KIND)
 

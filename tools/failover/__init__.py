@@ -1,0 +1,1 @@
+"""Parts of tools/failover-loop.py: the lab, the load, the kinds of failures, the loop."""
