@@ -79,8 +79,9 @@ class Loop:
     def explain(lab, after):
         events = [event for event in lab.events(after) if event["kind"] not in QUIET]
         for event in events[-60:]:
-            print(f"       {event.get('time', '')} {event['kind']}: {event['message']} "
-                  f"{event.get('details') or ''}", flush=True)
+            seconds, fraction = divmod(event["time_s"], 1)
+            print(f"       {time.strftime('%H:%M:%S', time.gmtime(seconds))}.{int(fraction * 1000):03} "
+                  f"{event['kind']}: {event['message']} {event.get('details') or ''}", flush=True)
 
     def restore(self, lab, home):
         """The servers are healthy again and every resource where it was at first."""
