@@ -141,6 +141,12 @@ class ControllerFailure(ServerFailure):
 
     def mend(self, lab, victim):
         """Volumes go back to their controller, and leave servers without a path to it: as announced."""
+        # A server without any volume closes connections at once. When its health is asked for before its agent has
+        # said where the volumes are, it has failed, and was fenced: nothing of it runs any more.
+        for server in self.cut_off(victim):
+            for service in ("tgtd", "agent"):
+                if "ENDED" in lab.service(server, "status", service):
+                    lab.service(server, "start", service)
         lab.lab("controller", lab.prefix, victim, "repair")
 
         def lost():

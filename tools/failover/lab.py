@@ -106,6 +106,6 @@ class Lab:
     def move(self, name, server):
         self.control("resource", "move", name, server)
 
-    def service(self, server, verb):
-        return self.lab("service", self.prefix, server, verb, "--kind", "tgtd",
+    def service(self, server, verb, kind="tgtd"):
+        return self.lab("service", self.prefix, server, verb, "--kind", kind,
                         check=verb != "status")
