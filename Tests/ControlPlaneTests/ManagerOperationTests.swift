@@ -283,6 +283,40 @@ private let second = ManagerBench.second
         bench.complete()
         try bench.perform(.move(resource: "r1", to: "server3"))
     }
+
+    /// A daemon that was started anew and listens before it has its targets; nobody announces anything.
+    @Test func `what a check misses goes elsewhere, and may come back when a check finds it`()
+        throws
+    {
+        var bench = ManagerBench.figure7()
+        bench.input(.checked(resource: "r1", server: "server1", isThere: false))
+        #expect(bench.manager.isMissing("r1", at: "server1"))
+        bench.wait(2 * second)
+        bench.complete()
+        #expect(bench.server(of: "r1") != "server1")
+        #expect(throws: ManagementRefusal.notHeld(resource: "r1", server: "server1")) {
+            try bench.perform(.move(resource: "r1", to: "server1"))
+        }
+        bench.input(.checked(resource: "r1", server: "server1", isThere: true))
+        #expect(!bench.manager.isMissing("r1", at: "server1"))
+        try bench.perform(.move(resource: "r1", to: "server1"))
+        bench.complete()
+        #expect(bench.server(of: "r1") == "server1")
+    }
+
+    /// It may be there still when its server has announced that it is going.
+    @Test func `a check does not take back what an agent has said`() {
+        var bench = ManagerBench.figure7()
+        bench.input(.announced(server: "server1", .init(gone: ["r1"])))
+        bench.input(.checked(resource: "r1", server: "server1", isThere: true))
+        #expect(!bench.manager.isMissing("r1", at: "server1"))
+        #expect(throws: ManagementRefusal.notHeld(resource: "r1", server: "server1")) {
+            try bench.perform(.move(resource: "r1", to: "server1"))
+        }
+        bench.wait(2 * second)
+        bench.complete()
+        #expect(bench.server(of: "r1") != "server1")
+    }
 }
 
 @Suite struct ManagerBalanceTests {

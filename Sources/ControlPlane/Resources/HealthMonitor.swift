@@ -42,6 +42,8 @@ final class HealthMonitor {
     private(set) var states: [String: State] = [:]
     /// Every probe of a server's health.
     var onReport: (_ server: String, _ report: Report) -> Void = { _, _ in }
+    /// Whether a check has found that a server does not have a resource: it is asked for again.
+    var isMissing: (_ resource: String, _ server: String) -> Bool = { _, _ in false }
 
     init(_ configuration: Configuration, engine: SessionEngine, portal: ISCSIPortal) {
         self.engine = engine
@@ -135,7 +137,8 @@ final class HealthMonitor {
         else { return }
         // What it serves now says more than what it could serve.
         let serving = resources.filter { $0.assigned == server.name }
-        let wanted = serving.isEmpty ? resources : serving
+        let missing = isUrgent ? [] : resources.filter { isMissing($0.name, server.name) }
+        let wanted = serving.isEmpty ? resources : serving + missing
         let resource = wanted[state.next % wanted.count]
         state.next += 1
         states[server.name] = state

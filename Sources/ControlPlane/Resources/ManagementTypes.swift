@@ -103,6 +103,8 @@ package enum ManagementInput: Sendable {
     /// Moves that a forecast asks for; done only while balancing is automatic and everything is quiet.
     case foreseen(BalanceProposal)
     case announced(server: String, ResourceAnnouncement)
+    /// A check has found the resource's target at a server, or that a server which lives does not have it.
+    case checked(resource: String, server: String, isThere: Bool)
     case tick
 }
 

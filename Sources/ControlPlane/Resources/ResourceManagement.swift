@@ -85,6 +85,9 @@ final class ResourceManagement {
 
     private func wire() {
         health.onReport = { [weak self] server, report in self?.take(report, of: server) }
+        health.isMissing = { [weak self] resource, server in
+            self?.manager.isMissing(resource, at: server) ?? false
+        }
         portal.onTrouble = { [weak self] server, trouble in self?.take(trouble, at: server) }
         portal.isServing = { [weak self] in self?.manager.state(of: $0) != .down }
         portal.mayChange = { [weak self] in self?.mayChange($0, $1) ?? false }
@@ -163,12 +166,15 @@ final class ResourceManagement {
     func forget(server: String) { servers[server] = nil }
 
     private func take(_ report: HealthMonitor.Report, of server: String) {
-        if report.result == .good { learnPort(of: server) }
+        if report.result == .good {
+            learnPort(of: server)
+            handle(.checked(resource: report.resource, server: server, isThere: true))
+        }
         if report.isMissing {
             // The server lives. What it should serve and does not have has left it.
             let isServing = portal.resources[report.resource]?.assigned == server
             if isServing {
-                handle(.announced(server: server, ResourceAnnouncement(gone: [report.resource])))
+                handle(.checked(resource: report.resource, server: server, isThere: false))
             }
             return handle(.evidence(.probe(.good), server: server))
         }

@@ -95,6 +95,8 @@ package struct ResourceManager: Sendable {
             hasNewLoads = true
         case .foreseen(let proposal): foreseen = proposal
         case .announced(let server, let announcement): take(announcement, of: server)
+        case .checked(let resource, let server, let isThere):
+            takeCheck(of: resource, at: server, isThere: isThere)
         case .tick: break
         }
         return settle()
@@ -293,4 +295,6 @@ struct Absence: Hashable, Sendable {
     let isServing: Bool
     /// When other servers are asked, if none has announced it; nil: never.
     let searchAt: UInt64?
+    /// Nobody has said so, a check has found it: another check can find the opposite.
+    var isFound = false
 }

@@ -156,6 +156,25 @@ extension ResourceManager {
         }
     }
 
+    /// Health checks see a target come back where no agent tells of it: a daemon that listens before it has its
+    /// targets, say. What an agent has said is for the agent to take back.
+    mutating func takeCheck(of resource: String, at server: String, isThere: Bool) {
+        let known = absent[resource]?[server]
+        if isThere {
+            if known?.isFound == true { absent[resource]?[server] = nil }
+        } else if isKnown(resource, server) {
+            announcers[resource]?.remove(server)
+            absent[resource, default: [:]][server] = Absence(
+                isServing: false, searchAt: known?.searchAt ?? now + settings.announcementWait,
+                isFound: known?.isFound ?? true)
+        }
+    }
+
+    /// Whether a check has found that a server does not have a resource which it should have.
+    package func isMissing(_ resource: String, at server: String) -> Bool {
+        absent[resource]?[server]?.isFound == true
+    }
+
     private mutating func isKnown(_ resource: String, _ server: String) -> Bool {
         let why: String
         if index(of: server) == nil {
