@@ -3,7 +3,7 @@ import Testing
 
 /// fig2-san with a third server that runs, but is not in the configuration: the other two have all.
 private func withoutServer3(_ text: String) throws -> String {
-    let entry = /  - name: server3\n(?:    .*\n)+/
+    let entry = #/  - name: server3\n(?:    .*\n)+/#
     let r5 = /(name: r5\n(?:    .*\n)*?    assigned: )server3/
     let r6 = /(name: r6\n(?:    .*\n)*?    assigned: )server3/
     let changed = text.replacing(entry, with: "")
@@ -76,7 +76,7 @@ extension SystemTests {
                 lab, resources: resources, sessions: 6, seconds: 20,
                 options: ["--rate", "60", "--largest", "8192"])
             try await add(lab)
-            let plan = try await plan(lab)
+            let plan = try await self.plan(lab)
             let applied = try await lab.control(["balance", "apply", "--wait"])
             #expect(applied.status == 0, "\(applied.output)")
 
@@ -101,7 +101,8 @@ extension SystemTests {
             #expect(try await eventuallySessionsFollow(lab))
 
             let report = try await load.report()
-            #expect(report.ok && report.errors.isEmpty && report.closedConnections == 0, "\(report)")
+            #expect(
+                report.ok && report.errors.isEmpty && report.closedConnections == 0, "\(report)")
             #expect(report.requests > 2_000, "\(report)")
             #expect(report.longestStallMs < 1_500, "\(report)")
         }

@@ -9,7 +9,7 @@ from .lab import Failure, Lab, wait_for
 from .load import Load
 
 # Events of sessions that come and go say nothing of a round that went wrong.
-QUIET = ("session_opened", "session_spliced", "session_unspliced", "login_accepted", "session_closed")
+QUIET = ("session_opened", "session_spliced", "session_unspliced", "login_accepted")
 
 
 class Loop:
