@@ -11,47 +11,13 @@
 #   usage: run.sh [REPETITIONS [SECONDS [KINDS]]]
 set -euo pipefail
 REPETITIONS=${1:-7} SECONDS_EACH=${2:-2} KINDS=${3:-bulk1 bulk4 rr1 rr16 crr udp}
-HERE=$(cd "$(dirname "$0")" && pwd)
-WORK=$(mktemp -d)
 PEERS="veth nft haproxy ha-reno dsr"
-PIDS=()
 PORT=5201
-
-cleanup() {
-    for pid in "${PIDS[@]}"; do kill "$pid" 2>/dev/null || true; done
-    sleep 0.3
-    for peer in $PEERS; do
-        for host in client switch server; do ip netns del "bench-$peer-$host" 2>/dev/null || true; done
-    done
-    [ -n "${KEEP:-}" ] || rm -rf "$WORK"
-}
-trap cleanup EXIT
-[ "$(id -u)" = 0 ] || { echo "benchmarks need root: they make network namespaces" >&2; exit 1; }
-
-swift build --package-path "$HERE" -c release --product traffic >"$WORK/build.log" 2>&1 ||
-    { tail -20 "$WORK/build.log" >&2; exit 1; }
-TRAFFIC=$(swift build --package-path "$HERE" -c release --show-bin-path)/traffic
-swift build --package-path "$HERE/.." -c release --product dsrd >"$WORK/build.log" 2>&1 ||
-    { tail -20 "$WORK/build.log" >&2; exit 1; }
-DSRD=$(swift build --package-path "$HERE/.." -c release --show-bin-path)/dsrd
-
-run() { ip netns exec "bench-$1" "${@:2}"; }
-namespaces() {
-    for host in "$@"; do
-        ip netns add "bench-$host"
-        ip -n "bench-$host" link set lo up
-        run "$host" sysctl -qw net.ipv6.conf.all.disable_ipv6=1
-        # Ends have the same on every machine, and one that does not pace: the forwarder is to be the
-        # bottleneck.
-        [ "$host" = haproxy-switch ] || run "$host" sysctl -qw net.ipv4.tcp_congestion_control=reno
-    done
-}
-cable() { # HOST DEVICE HOST DEVICE: MACs end in the device names' numbers
-    ip -n "bench-$1" link add "$2" type veth peer name "$4" netns "bench-$3"
-    ip -n "bench-$1" link set "$2" txqueuelen 10000 up
-    ip -n "bench-$3" link set "$4" txqueuelen 10000 up
-}
-mac() { run "$1" cat "/sys/class/net/$2/address"; }
+PREFIX=bench
+. "$(dirname "$0")/common.sh"
+TRAFFIC=$(program "$HERE" traffic)
+DSRD=$(program "$HERE/.." dsrd)
+CONGESTION_CONTROL=$(sysctl -n net.ipv4.tcp_congestion_control)
 
 # The cable alone.
 namespaces veth-client veth-server
@@ -60,13 +26,8 @@ ip -n bench-veth-client addr add 10.10.0.11/24 dev eth0
 ip -n bench-veth-server addr add 10.10.0.100/24 dev eth0
 
 # Three hosts in a row.
-for peer in nft haproxy ha-reno dsr; do
-    namespaces $peer-client $peer-switch $peer-server
-    cable $peer-switch c0 $peer-client eth0
-    cable $peer-switch s1 $peer-server eth0
-    ip -n bench-$peer-client addr add 10.10.0.11/24 dev eth0
-    ip -n bench-$peer-server addr add 10.20.0.11/24 dev eth0
-done
+for peer in nft haproxy ha-reno dsr; do three_in_a_row $peer; done
+run haproxy-switch sysctl -qw net.ipv4.tcp_congestion_control="$CONGESTION_CONTROL"
 for peer in nft haproxy ha-reno; do
     ip -n bench-$peer-switch addr add 10.10.0.100/24 dev c0
     ip -n bench-$peer-switch addr add 10.20.0.1/24 dev s1
@@ -98,15 +59,7 @@ for peer in haproxy ha-reno; do
     ip netns exec bench-$peer-switch haproxy -db -q -f "$WORK/haproxy.cfg" & PIDS+=($!)
 done
 for port in c0 s1; do run dsr-switch sysctl -qw net.ipv6.conf.$port.disable_ipv6=1; done
-cat >"$WORK/dsr.yaml" <<CONFIG
-ports:
-  - {name: c0, device: c0, side: client}
-  - {name: s1, device: s1, side: storage}
-cpu:
-  client:  {device: dsr-client,  mac: "02:64:73:72:00:01", addresses: [10.10.0.100/24]}
-  storage: {device: dsr-storage, mac: "02:64:73:72:00:02", addresses: [10.20.0.1/24]}
-servers:
-  - {name: server1, addresses: [10.20.0.11]}
+{ switch_configuration; cat <<CONFIG; } >"$WORK/dsr.yaml"
 services:
   - {name: bench, listen: {port: $PORT}, server: server1, port: $PORT}
 rules:
@@ -117,7 +70,6 @@ rules:
     priority=65000,udp,in_port=s1,nw_src=10.20.0.11,tp_src=$PORT
     actions=mod_dl_src:02:64:73:72:00:01,mod_dl_dst:$(mac dsr-client eth0),mod_nw_src:10.10.0.100,mod_nw_dst:10.10.0.11,output:c0
 control: {socket: $WORK/dsrd.sock}
-log: {level: info}
 CONFIG
 ip netns exec bench-dsr-switch "$DSRD" --config "$WORK/dsr.yaml" >"$WORK/dsrd.log" 2>&1 & PIDS+=($!)
 for peer in $PEERS; do
@@ -143,4 +95,4 @@ for repetition in $(seq "$REPETITIONS"); do
 done
 echo "HAProxy's own congestion control: $(run haproxy-switch sysctl -n net.ipv4.tcp_congestion_control)."
 echo "Medians of $REPETITIONS alternating runs of $SECONDS_EACH s; bulk in Gbit/s, rr, crr and udp in thousands a second."
-"$TRAFFIC" table "$WORK/results"
+"$TRAFFIC" table "$WORK/results" dsr

@@ -1,11 +1,16 @@
 import Glibc
 
 let usage = """
-    usage: traffic serve PORT
+    usage: traffic serve PORT                the far end of all kinds but those of iSCSI
+           traffic serve-iscsi PORT          that of iSCSI: a target that stores nothing
            traffic KIND HOST PORT SECONDS    one run; prints "VALUE CPU_SECONDS_PER_GB"
                KIND: bulk1 bulk4 (Gbit/s), rr1 rr16 (1000 requests/s),
-                     crr (1000 connections/s), udp (1000 datagrams/s)
-           traffic table FILE                medians and ratios of lines "PEER KIND VALUE CPU"
+                     crr (1000 connections/s), udp (1000 datagrams/s),
+                     read256k write256k (Gbit/s of SCSI data), read4k write4k (1000 requests/s)
+           traffic table FILE SUBJECT        medians of lines "PEER KIND VALUE CPU", and the ratios of
+                                             SUBJECT's to each other peer's
+           traffic require FILE SUBJECT PEER KIND RATIO
+                                             fails when that ratio is less
     """
 
 @main struct Traffic {
@@ -16,7 +21,15 @@ let usage = """
         case ("serve", 2):
             guard let port = UInt16(words[1]) else { break }
             serve(port: port)
-        case ("table", 2): return table(words[1])
+        case ("serve-iscsi", 2):
+            guard let port = UInt16(words[1]) else { break }
+            serveISCSI(port: port)
+        case ("table", 3): return Results(file: words[1]).printTable(subject: words[2])
+        case ("require", 6):
+            guard let ratio = Double(words[5]) else { break }
+            let isMet = Results(file: words[1]).require(
+                ratio, subject: words[2], peer: words[3], kind: words[4])
+            exit(isMet ? 0 : 1)
         case (let kind?, 4):
             guard let port = UInt16(words[2]), let seconds = Double(words[3]),
                 let result = run(kind, address(words[1], port), seconds)
@@ -36,7 +49,7 @@ let usage = """
         case "rr16": requests(remote, connections: 16, seconds: seconds)
         case "crr": connects(remote, seconds: seconds)
         case "udp": datagrams(remote, seconds: seconds)
-        default: nil
+        default: ISCSILoad(kind)?.run(remote, seconds: seconds)
         }
     }
 }
