@@ -89,7 +89,8 @@ struct ServerAdd: ParsableCommand {
         commandName: "add", abstract: "Adds a server until the configuration is read again.",
         discussion: """
             It is used when it has been probed. Change the configuration file too: a reload or \
-            restart knows only what that says.
+            restart knows only what that says. A fence, an agent's key and a node exporter are \
+            for the file alone.
             """)
 
     @Argument(help: "A name that no server has.")
@@ -110,13 +111,52 @@ struct ServerAdd: ParsableCommand {
     @Option(help: "Relative power.")
     var weight = 1.0
 
+    @Option(help: "CHAP name of the switch at this server; without, it does not authenticate.")
+    var user: String?
+
+    @Option(help: "File with its secret, one line; - is the standard input.")
+    var secretFile: String?
+
+    @Option(help: "CHAP name that the server must prove to have.")
+    var mutualUser: String?
+
+    @Option(help: "File with the server's secret, one line.")
+    var mutualSecretFile: String?
+
     @OptionGroup var waiting: WaitOptions
     @OptionGroup var daemon: DaemonOptions
+
+    func validate() throws {
+        guard (user == nil) == (secretFile == nil) else {
+            throw ValidationError("--user and --secret-file go together")
+        }
+        guard (mutualUser == nil) == (mutualSecretFile == nil) else {
+            throw ValidationError("--mutual-user and --mutual-secret-file go together")
+        }
+        guard mutualUser == nil || user != nil else {
+            throw ValidationError("--mutual-user needs --user")
+        }
+    }
+
+    /// Secrets are read from files: everybody sees the words of a command.
+    private func credentials() throws -> CHAPRequest? {
+        guard let user, let secretFile else { return nil }
+        var request = CHAPRequest(user: user, secret: try Self.secret(secretFile))
+        if let mutualUser, let mutualSecretFile {
+            request.mutual = .init(user: mutualUser, secret: try Self.secret(mutualSecretFile))
+        }
+        return request
+    }
+
+    private static func secret(_ file: String) throws -> String {
+        let text = try TextFile.read(file)
+        return String(text.prefix { !$0.isNewline })
+    }
 
     func run() throws {
         let request = ServerRequest(
             name: name, addresses: address, port: port, resources: resource, isSpare: spare,
-            weight: weight)
+            weight: weight, credentials: try credentials())
         let operation = try daemon.send("POST", "/servers", request, as: OperationModel.self)
         let judge = ServerJudge(
             name, end: ["server_up"], failures: ["server_down", "server_removed"])

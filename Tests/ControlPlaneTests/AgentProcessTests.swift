@@ -10,12 +10,12 @@ private final class AgentProcess {
         .appendingPathComponent("dsr-agent")
 
     let process = Process()
-    let folder: ScratchFolder
+    let folder: TemporaryDirectory
     let resources: String
     private let errors = Pipe()
 
     init(port: UInt16, resources text: String, options: [String] = []) throws {
-        folder = try ScratchFolder()
+        folder = try TemporaryDirectory()
         resources = try folder.write("resources.yaml", text)
         let secret = try folder.write("secret", ListeningReceiver.secret + "\n")
         process.executableURL = Self.executable
@@ -117,7 +117,7 @@ private let two =
     }
 
     @Test func `prints what it would announce`() async throws {
-        let folder = try ScratchFolder()
+        let folder = try TemporaryDirectory()
         let secret = try folder.write("secret", ListeningReceiver.secret)
         let file = try folder.write("r.yaml", two)
         let result = try await run([
@@ -162,7 +162,7 @@ private let two =
     }
 
     @Test func `files that are not there or are wrong`() async throws {
-        let folder = try ScratchFolder()
+        let folder = try TemporaryDirectory()
         let good = try folder.write("secret", ListeningReceiver.secret)
         let short = try folder.write("short", "abc")
         let twice = try folder.write(

@@ -4,9 +4,9 @@ import Testing
 
 /// `dsrctl replay`: no daemon is there.
 @Suite struct CommandLineReplayTests {
-    private let folder: ScratchFolder
+    private let folder: TemporaryDirectory
 
-    init() throws { folder = try ScratchFolder() }
+    init() throws { folder = try TemporaryDirectory() }
 
     private func replay(_ extra: [String]) async throws -> CommandLineTool.Result {
         let arguments = try [

@@ -5,25 +5,16 @@ import Testing
 
 /// `dsrctl` against an API with known values.
 @Suite(.serialized) struct CommandLineTests {
-    private let service = CommandLineService()
-    private let folder: ScratchFolder
-    private let server: ControlServer
-    private let socket: String
+    private let api: ServedAPI<CommandLineService>
+    private var service: CommandLineService { api.service }
+    private var folder: TemporaryDirectory { api.folder }
 
-    init() throws {
-        folder = try ScratchFolder()
-        socket = folder.path + "/s"
-        server = ControlServer(path: socket, service: service, log: Logger(label: "test"))
-        try server.start()
-    }
+    init() throws { api = try ServedAPI(CommandLineService()) }
 
     private func run(
         _ arguments: String..., input: String? = nil, folder: String? = nil, limit: Double = 20
     ) async throws -> CommandLineTool.Result {
-        defer { withExtendedLifetime(server) {} }
-        return try await CommandLineTool.run(
-            arguments, input: input, environment: ["DSR_SOCKET": socket], folder: folder,
-            limit: limit)
+        try await api.control(arguments, input: input, folder: folder, limit: limit)
     }
 
     @Test("flow list prints what ovs-ofctl dump-flows prints, then all pages of exact flows")

@@ -55,20 +55,3 @@ enum CommandLineTool {
         }
     }
 }
-
-/// A folder that goes away with its owner.
-final class ScratchFolder: Sendable {
-    let path: String
-    init() throws {
-        path = NSTemporaryDirectory() + "dsr-\(UUID().uuidString.prefix(8))"
-        try FileManager.default.createDirectory(
-            atPath: path, withIntermediateDirectories: true)
-    }
-    deinit { try? FileManager.default.removeItem(atPath: path) }
-
-    func write(_ name: String, _ text: String) throws -> String {
-        let file = path + "/" + name
-        try text.write(toFile: file, atomically: true, encoding: .utf8)
-        return file
-    }
-}

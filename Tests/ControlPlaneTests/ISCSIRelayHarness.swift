@@ -27,11 +27,24 @@ final class ISCSIRelayHarness {
     }
 
     /// Where the server is cut off, in octets since the login.
-    enum Cut: Equatable {
+    enum Cut: Hashable {
         /// Of the client's stream to us, of ours to the server, of the server's to us.
         case fromClient(Int)
         case toServer(Int)
         case fromServer(Int)
+
+        var place: Int {
+            switch self {
+            case .fromClient(let place), .toServer(let place), .fromServer(let place): place
+            }
+        }
+    }
+
+    /// The three streams, for whoever wants to cut them.
+    struct Streams {
+        var fromClient: [UInt8] = []
+        var toServer: [UInt8] = []
+        var fromServer: [UInt8] = []
     }
 
     let options: Options
@@ -47,6 +60,8 @@ final class ISCSIRelayHarness {
     private(set) var counts = (fromClient: 0, toServer: 0, fromServer: 0)
     var cut: Cut?
     var isQuiet = false
+    /// Nil: what passes is not kept.
+    private(set) var streams: Streams?
 
     private var output = RelayOutput()
     private var steps = 0
@@ -184,6 +199,7 @@ final class ISCSIRelayHarness {
         guard count > 0 else { return false }
         let bytes = initiator.takeOutput(count)
         counts.fromClient += bytes.count
+        streams?.fromClient += bytes
         if let fast {
             targets[targets.count - 1].receive(fast.pass(.client, bytes))
             if let problem = fast.problem { problems.append(problem) }
@@ -198,7 +214,9 @@ final class ISCSIRelayHarness {
         let count = limited(size(output.toServer.count), counts.toServer, limits.toServer)
         guard count > 0 else { return false }
         counts.toServer += count
-        targets[targets.count - 1].receive(Self.take(&output.toServer, count))
+        let bytes = Self.take(&output.toServer, count)
+        streams?.toServer += bytes
+        targets[targets.count - 1].receive(bytes)
         return true
     }
 
@@ -209,6 +227,7 @@ final class ISCSIRelayHarness {
         guard count > 0 else { return false }
         counts.fromServer += count
         let bytes = target.takeOutput(count)
+        streams?.fromServer += bytes
         if let fast {
             let passed = fast.pass(.server, bytes)
             fast.said += passed
@@ -310,6 +329,15 @@ final class ISCSIRelayHarness {
         relay.prepare(login(command: recovery.firstCommand, status: 1), recovery: recovery)
         addTarget(next)
         relay.begin(output: &output)
+    }
+
+    /// Runs without a cut and keeps what has passed since the login.
+    func runWhole() -> Streams {
+        start()
+        streams = Streams()
+        run()
+        defer { streams = nil }
+        return streams ?? Streams()
     }
 
     /// Runs to the cut, if it comes, lets another server go on, and runs to the end.

@@ -1,44 +1,13 @@
 import ControlPlane
 import Foundation
-import Logging
-import TestSupport
 import Testing
 
 /// The resource management over the API, on a socket of its own.
-@Suite(.serialized) final class ManagementAPITests {
-    private let directory: TemporaryDirectory
-    private let service = FakeService()
-    private let server: ControlServer
-    private let client: ControlClient
+@Suite(.serialized) struct ManagementAPITests {
+    private let api: ServedAPI<FakeService>
+    private var service: FakeService { api.service }
 
-    init() throws {
-        directory = try TemporaryDirectory()
-        let path = directory.path + "/dsrd.sock"
-        server = ControlServer(path: path, service: service, log: Logger(label: "test"))
-        client = ControlClient(path: path, timeout: 10)
-        try server.start()
-    }
-    deinit { server.stop() }
-
-    private func request(
-        _ method: String, _ target: String, _ body: String? = nil
-    ) async throws -> Data {
-        let client = client
-        return try await blocking {
-            try client.request(method, target, body: body.map { Data($0.utf8) })
-        }
-    }
-
-    private func status(
-        _ method: String, _ target: String, _ body: String? = nil
-    ) async throws -> (status: Int, model: ErrorModel) {
-        do {
-            _ = try await request(method, target, body)
-            return (200, ErrorModel(message: ""))
-        } catch let error as ControlClient.Refused {
-            return (error.status, error.model)
-        }
-    }
+    init() throws { api = try ServedAPI(FakeService()) }
 
     @Test func `every route reaches its call`() async throws {
         let added =
@@ -54,6 +23,12 @@ import Testing
                 "POST", "/servers", #"{"name":"s9","addresses":[],"resources":[]}"#,
                 "addServer s9 [] 0 [] false 0.0"
             ),
+            (
+                "POST", "/servers",
+                #"{"name":"s9","addresses":[],"resources":[],"credentials":{"user":"u","#
+                    + #""secret":"s","mutual":{"user":"v","secret":"t"}}}"#,
+                "addServer s9 [] 0 [] false 0.0 u/s v/t"
+            ),
             ("DELETE", "/servers/s1", nil, "removeServer s1 false"),
             ("DELETE", "/servers/s1?force=1", nil, "removeServer s1 true"),
             ("GET", "/servers", nil, "servers"), ("GET", "/resources", nil, "resources"),
@@ -66,23 +41,23 @@ import Testing
             ("PUT", "/balance/auto", #"{"is_on":false}"#, "setAutomaticBalance false"),
         ]
         for route in routes {
-            _ = try await request(route.method, route.target, route.body)
+            _ = try await api.request(route.method, route.target, route.body)
             #expect(service.calls.last == route.call)
         }
         #expect(service.calls.count == routes.count)
     }
 
     @Test func `answers and refusals come through whole`() async throws {
-        let data = try await request("POST", "/resources/r1/move", #"{"to":"s2"}"#)
+        let data = try await api.request("POST", "/resources/r1/move", #"{"to":"s2"}"#)
         let operation = try JSONCoding.decode(OperationModel.self, data)
         #expect(operation.change == 7)
         #expect(operation.message == "r1 is being moved to s2")
         #expect(operation.notes == ["a note"])
         let plan = try JSONCoding.decode(
-            BalancePlanModel.self, await request("GET", "/balance/plan"))
+            BalancePlanModel.self, await api.request("GET", "/balance/plan"))
         #expect(plan.moves == [MoveModel(resource: "r1", from: "s1", to: "s2")])
         #expect(plan.loads.map(\.after) == [400.25, 399.75])
-        let refused = try await status("POST", "/servers/nobody/drain")
+        let refused = try await api.answer("POST", "/servers/nobody/drain")
         #expect(refused.status == 404)
         #expect(refused.model.suggestion == "there are others")
     }
@@ -96,7 +71,7 @@ import Testing
             ("POST", "/balance"), ("GET", "/balance/apply"), ("POST", "/balance/plan"),
             ("POST", "/balance/auto"), ("GET", "/balance/plan/x"),
         ] {
-            let answer = try await status(method, target)
+            let answer = try await api.answer(method, target)
             #expect(answer.status == 404, "\(method) \(target)")
             #expect(answer.model.suggestion?.contains("POST /resources/NAME/move") == true)
         }
@@ -105,7 +80,8 @@ import Testing
             ("PUT", "/balance/auto"),
         ] {
             for body in ["", "{", "[]", "{}", "null", #"{"to":1,"name":1,"is_on":1,"moves":1}"#] {
-                #expect(try await status(method, target, body).status == 400, "\(target) \(body)")
+                #expect(
+                    try await api.answer(method, target, body).status == 400, "\(target) \(body)")
             }
         }
         #expect(service.calls.isEmpty)
@@ -178,16 +154,87 @@ import Testing
                         name: "r\(index)", servers: ["s1", "s2"], assigned: "s1", load: load)
                 })
         }
-        let plan = BalancePlanModel(input([300, 300, 100]), obstacle: "a change is under way")
+        let plan = BalancePlanModel(
+            input([300, 300, 100]), policy: BalancePolicy(), obstacle: "a change is under way")
         #expect(plan.loads.map(\.server) == ["s1", "s2"])
         #expect(plan.loads.map(\.before) == [700, 0])
         #expect(plan.loads.map(\.after).max() == 400)
         #expect(plan.loads.map(\.after).reduce(0, +) == 700)
         #expect(plan.moves.allSatisfy { $0.from == "s1" && $0.to == "s2" } && !plan.moves.isEmpty)
         #expect(plan.obstacle == "a change is under way")
-        #expect(BalancePlanModel(input([0, 0]), obstacle: nil).reason.contains("no load"))
-        let one = BalancePlanModel(input([500]), obstacle: nil)
+        #expect(
+            BalancePlanModel(input([0, 0]), policy: BalancePolicy(), obstacle: nil).reason.contains(
+                "no load"))
+        let one = BalancePlanModel(input([500]), policy: BalancePolicy(), obstacle: nil)
         #expect(one.moves.isEmpty && one.loads.map(\.after) == [500, 0])
         #expect(one.reason.contains("worth"))
+    }
+
+    /// Three servers with 100, 110 and 120: within the standard ratio, beyond a narrow one.
+    private var nearlyEven: PlacementInput {
+        PlacementInput(
+            servers: (1...3).map { PlacementServer(name: "s\($0)") },
+            resources: [(1, 60.0), (1, 40), (2, 60), (2, 50), (3, 60), (3, 30), (3, 30)]
+                .enumerated().map { index, entry in
+                    PlacementResource(
+                        name: "r\(index)", servers: ["s1", "s2", "s3"],
+                        assigned: "s\(entry.0)", load: entry.1)
+                })
+    }
+
+    @Test func `status and plan of balancing follow the policy that is given`() {
+        let standard = BalanceModel(nearlyEven, policy: BalancePolicy())
+        #expect(!standard.isUneven && standard.reason == "even enough")
+        #expect(standard.loads.map(\.before) == [100, 110, 120])
+        let narrow = BalanceModel(nearlyEven, policy: BalancePolicy(ratio: 1.01))
+        #expect(narrow.isUneven && narrow.reason.hasPrefix("uneven: "))
+        #expect(narrow.loads == standard.loads)
+
+        let uneven = PlacementInput(
+            servers: [PlacementServer(name: "s1"), PlacementServer(name: "s2")],
+            resources: [300.0, 300, 100].enumerated().map { index, load in
+                PlacementResource(
+                    name: "r\(index)", servers: ["s1", "s2"], assigned: "s1", load: load)
+            })
+        let cheap = BalancePlanModel(uneven, policy: BalancePolicy(), obstacle: nil)
+        #expect(!cheap.moves.isEmpty)
+        let dear = BalancePlanModel(
+            uneven, policy: BalancePolicy(minimumImprovement: 10), obstacle: nil)
+        #expect(dear.moves.isEmpty && dear.loads.map(\.after) == [700, 0])
+    }
+
+    @Test func `a server that is added follows the rules of the configuration`() throws {
+        var request = ServerRequest(name: "s9", addresses: ["10.0.0.9"], resources: ["r1"])
+        #expect(try Daemon.server(request).credential == nil)
+        request.credentials = CHAPRequest(
+            user: "u", secret: "secret-of-12", mutual: .init(user: "v", secret: "another-of-13"))
+        let server = try Daemon.server(request)
+        #expect(
+            server.credential
+                == CHAPCredential(
+                    user: "u", secret: "secret-of-12",
+                    mutual: .init(user: "v", secret: "another-of-13")))
+        // There is no way to have a command run.
+        #expect(server.fence.isEmpty)
+        #expect(!"\(request)".contains("secret-of"), "a secret is shown")
+        let wrong: [(CHAPRequest, String)] = [
+            (CHAPRequest(user: "", secret: "secret-of-12"), "credentials.user"),
+            (CHAPRequest(user: "u", secret: "11-octets.."), "credentials.secret"),
+            (
+                CHAPRequest(user: "u", secret: String(repeating: "x", count: 256)),
+                "credentials.secret"
+            ),
+            (
+                CHAPRequest(
+                    user: "u", secret: "secret-of-12", mutual: .init(user: "v", secret: "short")),
+                "credentials.mutual.secret"
+            ),
+        ]
+        for (credentials, field) in wrong {
+            request.credentials = credentials
+            let error = try #require(throws: ControlError.self) { try Daemon.server(request) }
+            #expect(error.status == 400 && error.model.field == field)
+            #expect(!error.model.message.contains("11-octets"))
+        }
     }
 }

@@ -1,28 +1,19 @@
 import ControlPlane
 import Foundation
-import Logging
 import Testing
 
 /// `dsrctl`'s commands for resources, servers and balance, against an API with known values.
 @Suite(.serialized) struct ManagementCommandTests {
-    private let service = CommandLineService()
-    private let folder: ScratchFolder
-    private let server: ControlServer
-    private let socket: String
+    private let api: ServedAPI<CommandLineService>
+    private var service: CommandLineService { api.service }
+    private var folder: TemporaryDirectory { api.folder }
 
-    init() throws {
-        folder = try ScratchFolder()
-        socket = folder.path + "/s"
-        server = ControlServer(path: socket, service: service, log: Logger(label: "test"))
-        try server.start()
-    }
+    init() throws { api = try ServedAPI(CommandLineService()) }
 
     private func run(
         _ arguments: String..., input: String? = nil, limit: Double = 20
     ) async throws -> CommandLineTool.Result {
-        defer { withExtendedLifetime(server) {} }
-        return try await CommandLineTool.run(
-            arguments, input: input, environment: ["DSR_SOCKET": socket], limit: limit)
+        try await api.control(arguments, input: input, limit: limit)
     }
 
     private func add(
@@ -60,6 +51,27 @@ import Testing
         #expect(unknown.status == 1)
         #expect(unknown.errors.contains("there is no nobody"))
         #expect(unknown.errors.contains("there are others"))
+    }
+
+    @Test("Secrets of a new server are read from files")
+    func secrets() async throws {
+        let file = try folder.write("secret", "server-secret-1\nnot this\n")
+        let words = ["server", "add", "s9", "--address", "10.0.0.9", "--resource", "r1"]
+        let added = try await api.control(
+            words + [
+                "--user", "dsr", "--secret-file", file, "--mutual-user", "s9",
+                "--mutual-secret-file", "-",
+            ], input: "other-secret-2\n")
+        #expect(added.status == 0, "\(added.errors)")
+        #expect(
+            service.calls == [
+                #"addServer s9 ["10.0.0.9"] 3260 ["r1"] false 1.0 dsr/server-secret-1 "#
+                    + "s9/other-secret-2"
+            ])
+        let missing = try await api.control(
+            words + ["--user", "dsr", "--secret-file", folder.path + "/none"])
+        #expect(missing.status == 1 && missing.errors.contains("cannot read"))
+        #expect(service.calls.count == 1)
     }
 
     @Test("--wait ends with the change, tells its steps, and nothing of others")
@@ -200,6 +212,11 @@ import Testing
             ["resource", "move", "r1"], ["resource", "move", "r1", "s1", "--timeout", "0"],
             ["server", "drain"], ["server", "add", "s1"], ["balance", "auto", "maybe"],
             ["server", "add", "s1", "--address", "10.0.0.1"], ["balance", "apply", "--force"],
+            ["server", "add", "s1", "--address", "1.1.1.1", "--resource", "r", "--user", "u"],
+            [
+                "server", "add", "s1", "--address", "1.1.1.1", "--resource", "r",
+                "--mutual-user", "u", "--mutual-secret-file", "/dev/null",
+            ],
         ])
     func usage(_ arguments: [String]) async throws {
         let result = try await CommandLineTool.run(arguments)

@@ -85,6 +85,20 @@ import Testing
         ("port: 7}, server: a", "port: 7}, server: b", "service echo: changed"),
         ("interval_ms: 500", "interval_ms: 600", "health.interval_ms: 500 to 600"),
         ("timeout_ms: 400", "timeout_ms: 300", "health.timeout_ms: 400 to 300"),
+        ("interval_ms: 500", "rise: 3, interval_ms: 500", "health.rise: 2 to 3"),
+        ("interval_ms: 500", "fall: 5, interval_ms: 500", "health.fall: 2 to 5"),
+        (
+            "interval_ms: 500", "request_deadline_ms: 900, interval_ms: 500",
+            "health.request_deadline_ms: 400 to 900"
+        ),
+        (
+            "interval_ms: 500", "suspect_timeout_ms: 250, interval_ms: 500",
+            "health.suspect_timeout_ms: 500 to 250"
+        ),
+        (
+            "interval_ms: 500", "server_wait_ms: 0, interval_ms: 500",
+            "health.server_wait_ms: 30000 to 0"
+        ),
         ("level: info", "level: debug", "log.level: info to debug"),
         ("health:", "iscsi: {splice: manual}\nhealth:", "iscsi.splice: manual for new sessions"),
         (

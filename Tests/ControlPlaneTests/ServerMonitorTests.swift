@@ -204,28 +204,34 @@ private let second: UInt64 = 1_000_000_000
 
 @Suite struct RequestDeadlineTests {
     @Test func `follows the latency within its bounds`() {
-        var deadline = RequestDeadline()
-        #expect(deadline.value == 2 * second)
-        for _ in 0..<100 { deadline.measure(millisecond) }
-        #expect(deadline.value == 500 * millisecond)
-        for _ in 0..<200 { deadline.measure(400 * millisecond) }
+        let deadline = RequestDeadline(minimum: 500 * millisecond)
+        // Nothing measured yet.
+        #expect(deadline.value(latency: 0, deviation: 0) == 500 * millisecond)
+        #expect(deadline.value(latency: millisecond, deviation: 0) == 500 * millisecond)
         // Steady: four times the mean.
-        #expect(abs(Int(deadline.value) - 1600 * Int(millisecond)) < 10 * Int(millisecond))
-        for step in 0..<200 { deadline.measure(step % 2 == 0 ? 0 : 800 * millisecond) }
+        #expect(deadline.value(latency: 400 * millisecond, deviation: 0) == 1_600 * millisecond)
         // The same mean, but a deviation of its size.
-        #expect(deadline.value > 6 * second && deadline.value < 10 * second)
-        for _ in 0..<100 { deadline.measure(60 * second) }
-        #expect(deadline.value == 10 * second)
-        deadline.measure(.max)
-        #expect(deadline.value == 10 * second)
+        #expect(
+            deadline.value(latency: 400 * millisecond, deviation: 400 * millisecond) == 8 * second)
+        #expect(deadline.value(latency: 60 * second, deviation: 0) == 10 * second)
+        #expect(
+            RequestDeadline(minimum: 20 * second).value(latency: 1, deviation: 1) == 20 * second)
     }
 
-    @Test func `first measurement as in RFC 6298`() {
-        var deadline = RequestDeadline(.init(factor: 1, minimum: 0))
-        deadline.measure(100 * millisecond)
-        #expect(deadline.value == 300 * millisecond)
-        deadline.measure(200 * millisecond)
-        // RTTVAR = 3/4 * 50 + 1/4 * 100 = 62.5; SRTT = 112.5; sum = 362.5
-        #expect(deadline.value == 362_500_000)
+    @Test func `no figure is too large`() {
+        let deadline = RequestDeadline(minimum: 1)
+        for (latency, deviation) in [
+            (UInt64.max, UInt64(0)), (0, .max), (.max, .max), (.max / 2, 0), (.max - 3, 1),
+        ] {
+            #expect(deadline.value(latency: latency, deviation: deviation) == 10 * second)
+        }
+    }
+
+    /// RFC 6298 section 2: RTO = SRTT + 4 * RTTVAR.
+    @Test func `the sum of RFC 6298, without a factor`() {
+        let deadline = RequestDeadline(factor: 1, minimum: 0)
+        #expect(
+            deadline.value(latency: 100 * millisecond, deviation: 50 * millisecond)
+                == 300 * millisecond)
     }
 }

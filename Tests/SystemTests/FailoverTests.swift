@@ -106,6 +106,28 @@ extension SystemTests {
             #expect(Set(try await lab.assignment().values) == ["server2"])
         }
 
+        /// What is on its way to a client that is far away is not acknowledged when its server is lost.
+        @Test func distantClient() async throws {
+            let lab = try await Laboratory.bringUp(topology: "fig2-san") {
+                $0.replacingOccurrences(
+                    of: "{name: c0, device: c0, side: client}",
+                    with: "{name: c0, device: c0, side: client, faults: {delay_us: 8000}}")
+            }
+            do {
+                let load = try await VerifiedLoad(
+                    lab, resources: ["r1", "r2"], sessions: 2, seconds: 5,
+                    options: ["--range-mib", "2"])
+                try await Task.sleep(for: .seconds(1))
+                try await lab.dsrlab("service", lab.prefix, "server1", "kill")
+                let report = try await load.report()
+                #expect(report.ok && report.longestStallMs < 2_000, "\(report)")
+            } catch {
+                try await lab.takeDown()
+                throw error
+            }
+            try await lab.takeDown()
+        }
+
         /// A server that is emptied while it works, and filled again.
         @Test func drain() async throws {
             let lab = try Laboratory.here()

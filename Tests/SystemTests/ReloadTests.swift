@@ -163,6 +163,36 @@ extension SystemTests {
             try await lab.run("client1", ["iscsi-inq", lab.url("r3")])
         }
 
+        @Test func aDrainOutlivesAReload() async throws {
+            let lab = try Laboratory.here()
+            let original = try lab.configurationInUse()
+            let session = try open(lab)
+            let drained = try await lab.control(["server", "drain", "server1", "--wait"])
+            try #require(drained.status == 0, "\(drained.output)")
+            try lab.configure(original + "\nhealth: {interval_ms: 400}\n")
+            let applied = try await lab.control(["reload"])
+            try #require(applied.status == 0, "\(applied.output)")
+            let refused = try await lab.control(["resource", "move", "r1", "server1"])
+            #expect(refused.status == 1 && refused.output.contains("it is being drained"))
+            // The others need not be probed anew before they are used.
+            let place = try #require(try await lab.assigned("r1"))
+            let other = place == "server2" ? "server3" : "server2"
+            let moved = try await lab.control(["resource", "move", "r1", other, "--wait"])
+            #expect(moved.status == 0, "\(moved.output)")
+            #expect(try session.testUnitReady().scsiStatus == 0)
+
+            let undrained = try await lab.control(["server", "undrain", "server1"])
+            #expect(undrained.status == 0, "\(undrained.output)")
+            for resource in ["r1", "r2"] {
+                let back = try await lab.control(
+                    ["resource", "move", resource, "server1", "--wait"])
+                #expect(back.status == 0, "\(back.output)")
+            }
+            #expect(try session.testUnitReady().scsiStatus == 0)
+            try lab.configure(original)
+            try #require(try await lab.control(["reload"]).status == 0)
+        }
+
         @Test func aHangUpSignalReloads() async throws {
             struct Status: Decodable {
                 var pid: Int

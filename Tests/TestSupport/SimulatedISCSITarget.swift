@@ -1,4 +1,5 @@
 package import StorageProtocols
+import Synchronization
 
 /// What all servers share: blocks, and persistent reservations by unit.
 package final class SimulatedDisk {
@@ -9,9 +10,24 @@ package final class SimulatedDisk {
     package var types: [UInt64: UInt8] = [:]
 
     package init(blocks: Int, seed: UInt64) {
-        var random = SplitMix64(seed: seed)
-        bytes = random.bytes(blocks * Self.blockSize)
+        let content = Content(blocks: blocks, seed: seed)
+        bytes = Self.contents.withLock { known in
+            if let bytes = known[content] { return bytes }
+            if known.count > 64 { known = [:] }
+            var random = SplitMix64(seed: seed)
+            let bytes = random.bytes(blocks * Self.blockSize)
+            known[content] = bytes
+            return bytes
+        }
     }
+
+    private struct Content: Hashable {
+        var blocks: Int
+        var seed: UInt64
+    }
+
+    /// Tests make the same disk thousands of times.
+    private static let contents = Mutex<[Content: [UInt8]]>([:])
 }
 
 package struct SimulatedISCSIOptions: Sendable {

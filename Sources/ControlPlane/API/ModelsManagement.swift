@@ -26,10 +26,12 @@ public struct ServerRequest: Codable, Hashable, Sendable {
     public var isSpare: Bool?
     /// Relative power; nil: 1.
     public var weight: Double?
+    /// What the switch says of itself at its login there; nil: it does not authenticate.
+    public var credentials: CHAPRequest?
 
     public init(
         name: String, addresses: [String], port: Int? = nil, resources: [String],
-        isSpare: Bool? = nil, weight: Double? = nil
+        isSpare: Bool? = nil, weight: Double? = nil, credentials: CHAPRequest? = nil
     ) {
         self.name = name
         self.addresses = addresses
@@ -37,7 +39,38 @@ public struct ServerRequest: Codable, Hashable, Sendable {
         self.resources = resources
         self.isSpare = isSpare
         self.weight = weight
+        self.credentials = credentials
     }
+}
+
+/// A CHAP name and secret, as the configuration has them; it is only ever sent to the daemon.
+public struct CHAPRequest: Codable, Hashable, Sendable, CustomStringConvertible {
+    public struct Mutual: Codable, Hashable, Sendable, CustomStringConvertible {
+        public var user: String
+        public var secret: String
+
+        public init(user: String, secret: String) {
+            self.user = user
+            self.secret = secret
+        }
+
+        /// Without the secret.
+        public var description: String { "CHAP \(user)" }
+    }
+
+    public var user: String
+    public var secret: String
+    /// What the server must answer with; nil: it need not prove itself.
+    public var mutual: Mutual?
+
+    public init(user: String, secret: String, mutual: Mutual? = nil) {
+        self.user = user
+        self.secret = secret
+        self.mutual = mutual
+    }
+
+    /// Without the secret.
+    public var description: String { "CHAP \(user)" + (mutual == nil ? "" : ", mutual") }
 }
 
 /// Answer to an operation that was accepted: it goes on, and events tell of it.

@@ -17,7 +17,7 @@ public struct Configuration: Sendable {
         public var splicesAtOnce: Bool
     }
 
-    public struct Health: Sendable {
+    public struct Health: Hashable, Sendable {
         public var intervalMilliseconds = 5_000
         public var timeoutMilliseconds = 2_000
         /// Good checks in a row until a server that was down is up, bad ones until one that was up is down.
@@ -70,5 +70,17 @@ public struct ConfigurationErrors: Error, Sendable, CustomStringConvertible {
     public var errors: [ConfigurationError]
     public var description: String {
         errors.map { "\(file): \($0)" }.joined(separator: "\n")
+    }
+}
+
+extension Configuration.Health {
+    /// Each setting as people know it, for comparing.
+    var values: [(key: String, value: Int)] {
+        [
+            ("interval_ms", intervalMilliseconds), ("timeout_ms", timeoutMilliseconds),
+            ("rise", rise), ("fall", fall), ("request_deadline_ms", requestDeadlineMilliseconds),
+            ("suspect_timeout_ms", suspectTimeoutMilliseconds),
+            ("server_wait_ms", serverWaitMilliseconds),
+        ]
     }
 }

@@ -242,7 +242,7 @@ private struct ConfigurationBuilder {
         UInt16(reader.integer(node, field, in: 1...65_535, default: fallback))
     }
 
-    /// A CHAP name and secret. RFC 7143 section 9.2.1 wants secrets of 96 bits; 12 octets.
+    /// A CHAP name and secret.
     private func chap(_ node: Node, _ field: String, keys: [String]) -> CHAPCredential {
         let values = reader.mapping(node, field, keys: keys, required: ["user", "secret"])
         var mutual: CHAPCredential.Mutual?
@@ -261,8 +261,8 @@ private struct ConfigurationBuilder {
 
     private func secret(_ node: Node?, _ field: String) -> String {
         let text = reader.string(node, field)
-        if let node, !(12...255).contains(text.utf8.count) {
-            reader.fail(node, field, "must have 12 to 255 octets (RFC 7143 section 9.2.1)")
+        if let node, !CHAPCredential.secretLengths.contains(text.utf8.count) {
+            reader.fail(node, field, CHAPCredential.secretRule)
         }
         return text
     }

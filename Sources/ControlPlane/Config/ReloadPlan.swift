@@ -123,13 +123,9 @@ package struct ReloadPlan: Sendable, Equatable {
                 "iscsi.splice: \(new.iscsi.splicesAutomatically ? "auto" : "manual") for new sessions"
             )
         }
-        let intervals = (old.health.intervalMilliseconds, new.health.intervalMilliseconds)
-        if intervals.0 != intervals.1 {
-            changes.append("health.interval_ms: \(intervals.0) to \(intervals.1)")
-        }
-        let timeouts = (old.health.timeoutMilliseconds, new.health.timeoutMilliseconds)
-        if timeouts.0 != timeouts.1 {
-            changes.append("health.timeout_ms: \(timeouts.0) to \(timeouts.1)")
+        for (before, after) in zip(old.health.values, new.health.values)
+        where before.value != after.value {
+            changes.append("health.\(before.key): \(before.value) to \(after.value)")
         }
         for (before, after) in zip(old.balance.texts, new.balance.texts)
         where before.value != after.value {

@@ -21,6 +21,10 @@ public struct CHAPCredential: Hashable, Sendable {
         self.secret = secret
         self.mutual = mutual
     }
+
+    /// Octets of a secret: RFC 7143 section 9.2.1 wants 96 bits.
+    static let secretLengths = 12...255
+    static let secretRule = "must have 12 to 255 octets (RFC 7143 section 9.2.1)"
 }
 
 extension CHAPCredential: CustomStringConvertible, CustomDebugStringConvertible {

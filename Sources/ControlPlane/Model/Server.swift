@@ -39,4 +39,9 @@ public struct Server: Hashable, Sendable {
         self.agentKey = agentKey
         self.nodeExporter = nodeExporter
     }
+
+    /// Under this name something is reached that may be the same.
+    func isSamePlace(as other: Server) -> Bool {
+        name == other.name && addresses == other.addresses && iscsiPort == other.iscsiPort
+    }
 }

@@ -1,4 +1,5 @@
 import CLinux
+import DataPlane
 import Glibc
 import Synchronization
 
@@ -34,8 +35,7 @@ public final class EventLoop: @unchecked Sendable {
     private let wakeDescriptor: Int32
     private var registrations: [Int32: Registration] = [:]
     private var generation: UInt32 = 0
-    /// A binary heap by time.
-    private var timers: [Timer] = []
+    private var timers = Heap<Timer> { $0.due < $1.due }
     private let posted = Mutex<[@Sendable () -> Void]>([])
     private let isStopping = Atomic<Bool>(false)
     private var later: [() -> Void] = []
@@ -85,31 +85,8 @@ public final class EventLoop: @unchecked Sendable {
     @discardableResult
     package func schedule(after delay: UInt64, _ body: @escaping () -> Void) -> Timer {
         let timer = Timer(due: dsr_monotonic_ns() &+ delay, body: body)
-        timers.append(timer)
-        var child = timers.count - 1
-        while child > 0, timers[child].due < timers[(child - 1) / 2].due {
-            timers.swapAt(child, (child - 1) / 2)
-            child = (child - 1) / 2
-        }
+        timers.insert(timer)
         return timer
-    }
-
-    private func popTimer() -> Timer {
-        let first = timers[0]
-        let last = timers.removeLast()
-        guard !timers.isEmpty else { return first }
-        timers[0] = last
-        var parent = 0
-        while true {
-            var least = parent
-            for child in [parent * 2 + 1, parent * 2 + 2]
-            where child < timers.count && timers[child].due < timers[least].due {
-                least = child
-            }
-            if least == parent { return first }
-            timers.swapAt(parent, least)
-            parent = least
-        }
     }
 
     // MARK: From other threads
@@ -136,7 +113,7 @@ public final class EventLoop: @unchecked Sendable {
     public func run() {
         var ready = [epoll_event](repeating: epoll_event(), count: 256)
         while !isStopping.load(ordering: .acquiring) {
-            while let first = timers.first, first.isCancelled { _ = popTimer() }
+            while let first = timers.first, first.isCancelled { _ = timers.removeFirst() }
             var wait: Int64 = -1
             if let first = timers.first {
                 let time = dsr_monotonic_ns()
@@ -175,8 +152,8 @@ public final class EventLoop: @unchecked Sendable {
     private func runTimers() {
         // Only what is due now: a timer that schedules itself at once does not starve descriptors.
         let time = now
-        while let first = timers.first, first.due <= time || first.isCancelled {
-            let timer = popTimer()
+        while let timer = timers.first, timer.due <= time || timer.isCancelled {
+            _ = timers.removeFirst()
             if !timer.isCancelled { timer.body() }
         }
     }

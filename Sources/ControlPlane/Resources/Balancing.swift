@@ -50,8 +50,8 @@ final class Balancing {
         scheduleRound()
     }
 
-    /// The configuration was read again. `isNew`: so was the manager, which knows nothing of before.
-    func update(_ configuration: Configuration, wasAutomatic: Bool, isNew: Bool) {
+    /// The configuration was read again.
+    func update(_ configuration: Configuration) {
         let old = settings
         settings = configuration.balance
         collector.update(settings)
@@ -62,8 +62,7 @@ final class Balancing {
             resources: Set(configuration.resources.map(\.name)),
             servers: Set(configuration.servers.map(\.name)))
         // What people have switched by command stays, unless the file says something else than it did.
-        let isChanged = old.isAutomatic != settings.isAutomatic
-        if isChanged || isNew { setAutomatic(isChanged ? settings.isAutomatic : wasAutomatic) }
+        if old.isAutomatic != settings.isAutomatic { setAutomatic(settings.isAutomatic) }
     }
 
     private func setAutomatic(_ isOn: Bool) {

@@ -23,7 +23,6 @@ final class ResourceManagement {
     private var arriving: [Arrival] = []
     /// Storage port that leads to a server, as far as it is known.
     private var ports: [String: PortNumber] = [:]
-    private var portStates: [PortNumber: Bool] = [:]
     /// ns, when a server was found up or down last.
     private(set) var since: [String: UInt64] = [:]
     private(set) var statistics = ManagementStatistics()
@@ -106,14 +105,21 @@ final class ResourceManagement {
         portal.serverFor = { [weak self] in self?.balancing.server(for: $0, of: $1) }
     }
 
-    /// The configuration was read again. What servers were found to be is asked anew.
-    func update(_ configuration: Configuration) {
+    /// The configuration was read again; what is known of servers and resources stays.
+    func update(from old: Configuration, to new: Configuration) {
         servers = Dictionary(
-            configuration.servers.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
-        let wasAutomatic = manager.isBalancingAutomatically
-        manager = Self.makeManager(configuration, portal.resources)
+            new.servers.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
+        suspectTimeout = UInt64(new.health.suspectTimeoutMilliseconds) * 1_000_000
+        let unchanged = new.servers.filter { server in
+            old.servers.contains { $0.isSamePlace(as: server) }
+        }
+        let previous = manager
+        manager = Self.makeManager(new, portal.resources)
+        manager.inherit(from: previous, unchanged: Set(unchanged.map(\.name)))
         arriving = []
-        balancing.update(configuration, wasAutomatic: wasAutomatic, isNew: true)
+        balancing.update(new)
+        // When everybody else has read it too.
+        engine.loop.postLocal { [weak self] in self?.handle(.tick) }
     }
 
     /// Only how loads are balanced is another.
@@ -121,8 +127,7 @@ final class ResourceManagement {
         var settings = manager.settings
         settings.setBalance(configuration.balance)
         manager.setBalance(.balancing(configuration.balance.policy), like: settings)
-        balancing.update(
-            configuration, wasAutomatic: manager.isBalancingAutomatically, isNew: false)
+        balancing.update(configuration)
     }
 
     /// Resources that are on their way, or whose server may not serve: what is measured of them is not their load.
@@ -224,7 +229,6 @@ final class ResourceManagement {
 
     /// A storage port went up or down: servers behind it share its fate.
     func portChanged(_ port: PortNumber, isUp: Bool, deviceExists: Bool) {
-        portStates[port] = isUp
         for server in servers.keys.sorted() where ports[server] == port {
             let evidence: ServerEvidence = isUp ? .linkUp : deviceExists ? .linkDown : .portRemoved
             handle(.evidence(evidence, server: server))
@@ -434,76 +438,6 @@ final class ResourceManagement {
                 if isGood { management?.portal.unused(server) }
                 management?.handle(.fenced(id, server: server, isGood: isGood))
             }
-        }
-    }
-}
-
-/// Changes of a session's server.
-struct SessionMoves: Sendable {
-    var count: UInt64 = 0
-    /// ns without a server at the last one.
-    var lastStall: UInt64 = 0
-
-    mutating func add(_ stall: UInt64) {
-        count += 1
-        lastStall = stall
-    }
-}
-
-/// Sums since the start.
-struct ManagementStatistics: Sendable {
-    var failovers: UInt64 = 0
-    var changes: UInt64 = 0
-    var moves: UInt64 = 0
-    var refusedConfirmations: UInt64 = 0
-    /// Moves that no server took, and sessions given up by a change.
-    var dropped: UInt64 = 0
-    var abandoned: UInt64 = 0
-    var announcementsIgnored: UInt64 = 0
-    /// Changes planned, by reason.
-    var planned: [String: UInt64] = [:]
-    /// Sessions without a server, by how long: seconds.
-    var stalls = DurationHistogram()
-    var orderlyStalls = DurationHistogram()
-    /// From detection to the last resource's new place.
-    var failoverDurations = DurationHistogram()
-
-    mutating func add(stall: UInt64, isOrderly: Bool) {
-        if isOrderly { orderlyStalls.add(stall) } else { stalls.add(stall) }
-    }
-
-    mutating func count(_ event: ManagementEvent) {
-        switch event {
-        case .committed(_, _, let planned):
-            changes += 1
-            moves += UInt64(planned.count)
-        case .changePlanned(_, let reason, _): planned[reason.label, default: 0] += 1
-        case .refused: refusedConfirmations += 1
-        case .dropped: dropped += 1
-        case .sessionsAbandoned: abandoned += 1
-        case .announcementIgnored: announcementsIgnored += 1
-        case .failoverFinished(_, _, let duration):
-            failovers += 1
-            failoverDurations.add(duration)
-        default: break
-        }
-    }
-}
-
-/// Counts of durations, as Prometheus has them: cumulative, by upper bound.
-struct DurationHistogram: Sendable {
-    /// Seconds.
-    static let bounds = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10]
-    private(set) var counts = [UInt64](repeating: 0, count: Self.bounds.count)
-    private(set) var count: UInt64 = 0
-    private(set) var sum = 0.0
-
-    mutating func add(_ nanoseconds: UInt64) {
-        let seconds = Double(nanoseconds) / 1e9
-        count += 1
-        sum += seconds
-        for (index, bound) in Self.bounds.enumerated() where seconds <= bound {
-            counts[index] += 1
         }
     }
 }

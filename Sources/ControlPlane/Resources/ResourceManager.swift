@@ -60,8 +60,8 @@ package struct ResourceManager: Sendable {
     var foreseen: BalanceProposal?
     var now: UInt64 = 0
     var output: [ManagementAction] = []
-    private var lastChange: UInt64 = 0
-    private var lastFence: UInt64 = 0
+    var lastChange: UInt64 = 0
+    var lastFence: UInt64 = 0
 
     package init(
         servers: [ManagedServer], table: ResourceTable, settings: ManagementSettings = .init(),

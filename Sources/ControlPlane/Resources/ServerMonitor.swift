@@ -51,7 +51,7 @@ package struct ServerMonitor: Hashable, Sendable {
         case unknown, up, suspect, down
     }
 
-    private let settings: Settings
+    private var settings: Settings
     package private(set) var state = State.unknown
     /// Why it is down.
     package private(set) var cause: ServerDownCause?
@@ -77,6 +77,18 @@ package struct ServerMonitor: Hashable, Sendable {
 
     /// Down, but its last probe was good.
     package var isReturning: Bool { state == .down && good > 0 }
+
+    /// The same server under other settings. A probe that is under way may have been given up with the old ones:
+    /// another one decides.
+    package func resumed(_ settings: Settings, now: UInt64) -> ServerMonitor {
+        var result = self
+        result.settings = settings
+        if answerBy != nil {
+            result.answerBy = nil
+            result.probeAt = state == .unknown ? nil : now
+        }
+        return result
+    }
 
     package enum Effect: Hashable, Sendable {
         /// Probe it at once; ns that it may take.

@@ -20,23 +20,11 @@ extension Daemon {
 
     private func balanceModel() -> BalanceModel {
         let manager = management.manager
-        let input = manager.placementInput()
-        var model = BalanceModel()
+        var model = BalanceModel(manager.placementInput(), policy: configuration.balance.policy)
         model.isAutomatic = manager.isBalancingAutomatically
         if model.isAutomatic, let time = manager.balanceAt {
             let now = loop.clock()
             model.nextCheckS = seconds(time - min(now, time))
-        }
-        let loads = PlacementState(input).loadsByName
-        model.loads = input.servers.map { server in
-            let load = loads[server.name] ?? 0
-            return ServerLoadModel(server: server.name, before: load, after: load)
-        }
-        if let trigger = Placement.Trigger(input, policy: BalancePolicy()) {
-            model.isUneven = true
-            model.reason = "uneven: \(trigger.reason)"
-        } else {
-            model.reason = "even enough"
         }
         return model
     }
@@ -44,7 +32,7 @@ extension Daemon {
     public func balancePlan() async -> BalancePlanModel {
         await onLoop { [self] in
             BalancePlanModel(
-                management.manager.placementInput(),
+                management.manager.placementInput(), policy: configuration.balance.policy,
                 obstacle: management.manager.reasonNotToBalance)
         }
     }
@@ -75,14 +63,32 @@ extension Daemon {
     }
 }
 
+extension BalanceModel {
+    /// Loads as they are, and whether the policy would do something about them.
+    package init(_ input: PlacementInput, policy: BalancePolicy) {
+        self.init()
+        let present = PlacementState(input).loadsByName
+        loads = input.servers.map { server in
+            let load = present[server.name] ?? 0
+            return ServerLoadModel(server: server.name, before: load, after: load)
+        }
+        if let trigger = Placement.Trigger(input, policy: policy) {
+            isUneven = true
+            reason = "uneven: \(trigger.reason)"
+        } else {
+            reason = "even enough"
+        }
+    }
+}
+
 extension BalancePlanModel {
-    /// The best distribution, and what it would do.
-    package init(_ input: PlacementInput, obstacle: String?) {
+    /// The best distribution by the policy, and what it would do.
+    package init(_ input: PlacementInput, policy: BalancePolicy, obstacle: String?) {
         self.init()
         self.obstacle = obstacle
         let present = PlacementState(input).loadsByName
         var after = present
-        if let plan = Placement.bestDistribution(input) {
+        if let plan = Placement.bestDistribution(input, policy: policy) {
             moves = plan.moves.map {
                 MoveModel(resource: $0.resource, from: $0.from ?? "", to: $0.to)
             }

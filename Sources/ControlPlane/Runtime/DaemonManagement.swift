@@ -93,7 +93,7 @@ extension Daemon {
         }
     }
 
-    static func server(_ request: ServerRequest) throws(ControlError) -> Server {
+    package static func server(_ request: ServerRequest) throws(ControlError) -> Server {
         let isName = request.name.allSatisfy { $0.isLetter || $0.isNumber || "-_.".contains($0) }
         guard isName, !request.name.isEmpty else {
             throw ControlError(
@@ -118,9 +118,33 @@ extension Daemon {
         guard weight >= 0.001, weight <= 1_000 else {
             throw ControlError(.badRequest, "a weight is 0.001 to 1000", field: "weight")
         }
+        var wanted: CHAPCredential?
+        if let credentials = request.credentials { wanted = try credential(credentials) }
         return Server(
             name: request.name, addresses: addresses, iscsiPort: port,
+            credential: wanted,
             isSpare: request.isSpare ?? false, weight: weight)
+    }
+
+    /// The rules of the configuration hold here too.
+    private static func credential(_ request: CHAPRequest) throws(ControlError) -> CHAPCredential {
+        let field = "credentials"
+        for (user, secret, path) in [
+            (request.user, request.secret, field),
+            (request.mutual?.user, request.mutual?.secret, "\(field).mutual"),
+        ] {
+            guard let user, let secret else { continue }
+            if user.isEmpty {
+                throw ControlError(.badRequest, "a name is empty", field: "\(path).user")
+            }
+            if !CHAPCredential.secretLengths.contains(secret.utf8.count) {
+                throw ControlError(
+                    .badRequest, "a secret \(CHAPCredential.secretRule)", field: "\(path).secret")
+            }
+        }
+        return CHAPCredential(
+            user: request.user, secret: request.secret,
+            mutual: request.mutual.map { .init(user: $0.user, secret: $0.secret) })
     }
 
     /// First those that carry out what the manager decides, which may be at once.

@@ -109,8 +109,10 @@ extension Daemon {
         }
         portal.update(from: old, to: wanted)
         setConfiguration(wanted)
-        if old.servers != wanted.servers || old.resources != wanted.resources {
-            management.update(wanted)
+        if old.servers != wanted.servers || old.resources != wanted.resources
+            || old.health != wanted.health
+        {
+            management.update(from: old, to: wanted)
         } else if old.balance != wanted.balance {
             management.updateBalance(wanted)
         }

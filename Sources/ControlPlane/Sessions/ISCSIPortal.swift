@@ -23,7 +23,8 @@ final class ISCSIPortal {
     private(set) var serverTimeout: UInt64
     /// ns that a session waits for a server before it is given up.
     private(set) var serverWait: UInt64
-    private(set) var requestDeadlineMinimum: UInt64
+    /// For how long requests may be open before somebody looks.
+    private(set) var requestDeadline: RequestDeadline
     /// Octets of one session's request log; 0: none is kept.
     private let logMaximum: Int
     let logBudget: RequestLogBudget
@@ -43,8 +44,7 @@ final class ISCSIPortal {
         loginTimeout = UInt64(configuration.limits.loginTimeoutMilliseconds) * 1_000_000
         serverTimeout = UInt64(configuration.health.timeoutMilliseconds) * 1_000_000
         serverWait = UInt64(configuration.health.serverWaitMilliseconds) * 1_000_000
-        requestDeadlineMinimum =
-            UInt64(configuration.health.requestDeadlineMilliseconds) * 1_000_000
+        requestDeadline = RequestDeadline(configuration.health)
         logMaximum = configuration.limits.requestLogBytes
         logBudget = RequestLogBudget(maximum: configuration.limits.requestLogTotalBytes)
         self.engine = engine
@@ -73,7 +73,7 @@ final class ISCSIPortal {
         loginTimeout = UInt64(new.limits.loginTimeoutMilliseconds) * 1_000_000
         serverTimeout = UInt64(new.health.timeoutMilliseconds) * 1_000_000
         serverWait = UInt64(new.health.serverWaitMilliseconds) * 1_000_000
-        requestDeadlineMinimum = UInt64(new.health.requestDeadlineMilliseconds) * 1_000_000
+        requestDeadline = RequestDeadline(new.health)
         // What was learned of a server that is another one now is learned again.
         for server in old.servers where !new.servers.contains(server) {
             learned[server.name] = nil
@@ -288,13 +288,6 @@ final class ISCSIPortal {
         return parameters(of: resource)?.maxReceiveDataSegmentLength ?? 8_192
     }
 
-    /// ns that a request may be open before somebody looks, from what requests take.
-    func requestDeadline(latency: UInt64, deviation: UInt64) -> UInt64 {
-        let measured = 4 * (latency + 4 * deviation)
-        return min(
-            max(measured, requestDeadlineMinimum), max(requestDeadlineMinimum, 10_000_000_000))
-    }
-
     // MARK: Counting
 
     func loginAccepted() { engine.counters.loginsAccepted += 1 }
@@ -303,4 +296,10 @@ final class ISCSIPortal {
         if status == .authenticationFailure { engine.counters.authenticationFailures += 1 }
     }
     func serverLoginFailed() { engine.counters.serverLoginFailures += 1 }
+}
+
+extension RequestDeadline {
+    init(_ health: Configuration.Health) {
+        self.init(minimum: UInt64(health.requestDeadlineMilliseconds) * 1_000_000)
+    }
 }

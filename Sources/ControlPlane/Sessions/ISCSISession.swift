@@ -267,7 +267,7 @@ final class ISCSISession: Session {
     /// ns that a request may be open, from what requests take; asked for with every splice.
     private var requestDeadline: UInt64 {
         guard let statistics = relay?.log?.statistics else { return 0 }
-        return portal.requestDeadline(
+        return portal.requestDeadline.value(
             latency: statistics.smoothedLatency, deviation: statistics.latencyDeviation)
     }
 

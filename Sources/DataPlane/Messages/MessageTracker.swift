@@ -303,10 +303,14 @@ package struct MessageTracker: ~Copyable {
         _ delta: inout PayloadDelta
     ) {
         guard passedHead != passedTail, sequence.isBefore(nextHeader) else { return }
-        var index = passedHead
-        while index != passedTail {
-            apply(passed[index & passedMask], payload, length, sequence, &delta)
-            index &+= 1
+        // From the newest on: what comes in order meets none of them.
+        var index = passedTail
+        while index != passedHead {
+            index &-= 1
+            let header = passed[index & passedMask]
+            let end = header.position + UInt32(truncatingIfNeeded: headerLength)
+            guard end.isAfter(sequence) else { return }
+            apply(header, payload, length, sequence, &delta)
         }
     }
 

@@ -44,8 +44,8 @@ public final class FaultInjectingPort: Port {
     public var faults: FaultProfile
     public private(set) var counters = Counters()
     private var state: UInt64
-    /// Late frames, in a heap by time; room is reserved at the start.
-    private var delayed: [Delayed] = []
+    /// Late frames by time; room is reserved at the start.
+    private var delayed = Heap<Delayed> { ($0.due, $0.order) < ($1.due, $1.order) }
     private var order: UInt64 = 0
     private var pool: HeldFramePool?
     private var released = FrameQueue()
@@ -125,34 +125,7 @@ public final class FaultInjectingPort: Port {
             return
         }
         order &+= 1
-        delayed.append(Delayed(due: due, order: order, queue: queue, isReceive: isReceive))
-        var child = delayed.count - 1
-        while child > 0, isEarlier(child, (child - 1) / 2) {
-            delayed.swapAt(child, (child - 1) / 2)
-            child = (child - 1) / 2
-        }
-    }
-
-    private func isEarlier(_ left: Int, _ right: Int) -> Bool {
-        (delayed[left].due, delayed[left].order) < (delayed[right].due, delayed[right].order)
-    }
-
-    private func popDelayed() -> Delayed {
-        let first = delayed[0]
-        let last = delayed.removeLast()
-        guard !delayed.isEmpty else { return first }
-        delayed[0] = last
-        var parent = 0
-        while true {
-            var least = parent
-            for child in [parent * 2 + 1, parent * 2 + 2]
-            where child < delayed.count && isEarlier(child, least) {
-                least = child
-            }
-            if least == parent { return first }
-            delayed.swapAt(parent, least)
-            parent = least
-        }
+        delayed.insert(Delayed(due: due, order: order, queue: queue, isReceive: isReceive))
     }
 
     public func receive(
@@ -163,8 +136,8 @@ public final class FaultInjectingPort: Port {
         pool?.removeAll(of: &released)
         var count = 0
         var isSending = false
-        while let first = delayed.first, first.due <= now, count < limit {
-            let next = popDelayed()
+        while let next = delayed.first, next.due <= now, count < limit {
+            _ = delayed.removeFirst()
             guard let (_, frame, _) = pool?.first(of: next.queue) else { continue }
             if next.isReceive {
                 burst[count] = frame

@@ -26,7 +26,8 @@ extension Splicer {
         case .updateLeg(let id, _, _, _, _): return need(id, [.slow], &plan)
         case .beginDrainToSplice(let id): return need(id, [.slow], &plan, next: .drainToSplice)
         case .probe(let id):
-            return need(id, [.drainToSplice, .drainToSlow, .hold, .spliced], &plan)
+            return need(
+                id, [.drainToSplice, .drainToSlow, .hold, .spliced, .serverLost], &plan)
         case .hold(let id):
             return need(id, [.drainToSplice, .drainToSlow, .spliced], &plan, next: .hold)
         case .resumeDrain(let id): return need(id, [.hold], &plan, next: .drainToSplice)

@@ -22,7 +22,10 @@ extension Splicer {
         case .beginDrainToSlow(let id): beginDrain(id, .drainToSlow, output: &output, now: now)
         case .probe(let id):
             probe(id, .client, output: &output, now: now)
-            probe(id, .server, output: &output, now: now)
+            // A server that was lost is not asked any more.
+            if records[Int(id)].state != .serverLost {
+                probe(id, .server, output: &output, now: now)
+            }
         case .hold(let id): records[Int(id)].state = .hold
         case .resumeDrain(let id):
             records[Int(id)].state = .drainToSplice

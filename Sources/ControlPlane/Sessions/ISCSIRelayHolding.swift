@@ -1,0 +1,41 @@
+import DataPlane
+import StorageProtocols
+
+/// New requests wait while the session changes its server in good order.
+extension ISCSIRelay {
+    /// New requests wait from now on; `onQuiet` tells when those that are open have ended.
+    package func hold() {
+        isHolding = true
+        isQuietTold = false
+        tellIfQuiet()
+    }
+
+    /// The change is given up: what waited goes on.
+    package func release(output: inout RelayOutput) throws(RelayError) {
+        isHolding = false
+        // Behind data that is on its way to the server.
+        guard directions[0].remaining == 0 || directions[0].gathered != nil else { return }
+        // What has come of a PDU follows those that waited.
+        held += directions[0].gathered ?? directions[0].header
+        directions[0] = Direction()
+        try passHeld(output: &output)
+    }
+
+    func passHeld(output: inout RelayOutput) throws(RelayError) {
+        let waiting = held
+        held = []
+        heldTags = []
+        try waiting.withBytes { buffer throws(RelayError) in
+            try pass(buffer, from: .client, output: &output)
+        }
+    }
+
+    func tellIfQuiet() {
+        guard isHolding, !isQuietTold, case .passing = mode, log?.openCount == 0, owed.isEmpty,
+            directions[1].remaining == 0, directions[1].header.isEmpty,
+            directions[1].gathered == nil
+        else { return }
+        isQuietTold = true
+        onQuiet()
+    }
+}

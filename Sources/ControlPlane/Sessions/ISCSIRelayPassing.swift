@@ -1,0 +1,186 @@
+import DataPlane
+import StorageProtocols
+
+/// PDUs on their way from one leg to the other.
+extension ISCSIRelay {
+    func pass(
+        _ bytes: UnsafeRawBufferPointer, from side: SpliceSide, output: inout RelayOutput
+    ) throws(RelayError) {
+        var offset = 0
+        while offset < bytes.count {
+            if directions[side.index].remaining > 0 {
+                let count = min(bytes.count - offset, Int(directions[side.index].remaining))
+                let part = UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + count])
+                if directions[side.index].gathered != nil {
+                    directions[side.index].gathered?.append(contentsOf: part)
+                } else {
+                    output[side.other].append(part)
+                    if side == .client {
+                        log?.clientData(part)
+                    } else {
+                        position += UInt32(count)
+                    }
+                }
+                directions[side.index].remaining -= UInt32(count)
+                offset += count
+            } else {
+                let missing = ISCSIPDU.headerLength - directions[side.index].header.count
+                let count = min(missing, bytes.count - offset)
+                directions[side.index].header += bytes[offset..<offset + count]
+                offset += count
+                if count == missing { try takeHeader(side, output: &output) }
+            }
+            if directions[side.index].remaining == 0, let whole = directions[side.index].gathered {
+                directions[side.index].gathered = nil
+                try takeGathered(whole, from: side, output: &output)
+            }
+            if side == .client, !isHolding, !held.isEmpty, directions[0].remaining == 0,
+                directions[0].header.isEmpty
+            {
+                try passHeld(output: &output)
+            }
+        }
+        if side == .server { log?.delivered(position) }
+        tellIfQuiet()
+    }
+
+    private func takeHeader(
+        _ side: SpliceSide, output: inout RelayOutput
+    ) throws(RelayError) {
+        var header = directions[side.index].header
+        directions[side.index].header = []
+        let data = UInt32(header[5]) << 16 | UInt32(header[6]) << 8 | UInt32(header[7])
+        let padded = (data + 3) & ~3
+        let rest = UInt32(header[4]) * 4 + padded
+        directions[side.index].remaining = rest
+        let opcode = header[0] & 0x3f
+        if side == .client {
+            if opcode == ISCSIOpcode.text, data > UInt32(ISCSIText.maximumLength) {
+                throw RelayError(message: "Text request of \(data) octets")
+            }
+            if opcode == ISCSIOpcode.text || isHolding && mustWait(header) {
+                directions[0].gathered = header
+                return
+            }
+            noteClient(header)
+            log?.clientHeader(header, kind: opcode, now: clock())
+            Self.add(statusDelta, to: &header, at: 28)
+            header.withUnsafeBytes { output.toServer.append($0) }
+            return
+        }
+        Self.add(0 &- statusDelta, to: &header, at: 24)
+        // What the client must not have in part only.
+        let isGathered = opcode != ISCSIOpcode.dataIn && rest > 0 && rest <= 4_096 - 48
+        if isGathered {
+            directions[1].gathered = header
+            return
+        }
+        if opcode == ISCSIOpcode.nopIn, rest == 0, owed[Self.load(header, 16)] != nil {
+            return sayWhole(header, output: &output)
+        }
+        passed(header, length: UInt32(header.count) + rest, data: nil)
+        header.withUnsafeBytes { output.toClient.append($0) }
+        position += UInt32(header.count)
+    }
+
+    /// Of a session that is held: data for open requests goes on, nothing else.
+    private func mustWait(_ header: [UInt8]) -> Bool {
+        header[0] & 0x3f != ISCSIOpcode.dataOut || heldTags.contains(Self.load(header, 16))
+    }
+
+    private func takeGathered(
+        _ whole: [UInt8], from side: SpliceSide, output: inout RelayOutput
+    ) throws(RelayError) {
+        guard side == .client else { return sayWhole(whole, output: &output) }
+        if isHolding {
+            guard held.count + whole.count <= Self.heldMaximum else {
+                throw RelayError(message: "the client sends too much while its server changes")
+            }
+            held += whole
+            if whole[0] & 0x3f != ISCSIOpcode.dataOut { heldTags.insert(Self.load(whole, 16)) }
+            return
+        }
+        noteClient(Array(whole[..<ISCSIPDU.headerLength]))
+        guard var ping = try answered(whole) else { return }
+        ping.expectedStatus = ping.expectedStatus &+ statusDelta
+        output.toServer.append(ping.encoded())
+    }
+
+    /// A message of the server that is complete; `octets` with the client's numbers.
+    private func sayWhole(_ octets: [UInt8], output: inout RelayOutput) {
+        var octets = octets
+        let opcode = octets[0] & 0x3f
+        if opcode == ISCSIOpcode.nopIn,
+            let answer = owed.removeValue(forKey: Self.load(octets, 16))
+        {
+            var stamped = answer
+            stamped.statusSequence = Self.load(octets, 24)
+            stamped.expectedCommand = Self.load(octets, 28)
+            stamped.maximumCommand = Self.load(octets, 32)
+            octets = stamped.encoded()
+        }
+        let header = Array(octets[..<ISCSIPDU.headerLength])
+        passed(
+            header, length: UInt32(octets.count),
+            data: octets.count > header.count ? Array(octets[header.count...]) : nil)
+        output.toClient.append(octets)
+        position += UInt32(octets.count)
+    }
+
+    func stamped(_ answer: ISCSIPDU, like pdu: ISCSIPDU) -> ISCSIPDU {
+        var answer = answer
+        answer.statusSequence = pdu.statusSequence
+        answer.expectedCommand = pdu.expectedCommand
+        answer.maximumCommand = pdu.maximumCommand
+        return answer
+    }
+
+    /// A message of the server is about to go to the client.
+    func passed(_ header: [UInt8], length: UInt32, data: [UInt8]?) {
+        noteServer(header)
+        log?.serverMessage(
+            header, kind: header[0] & 0x3f, position: position, length: length, data: data,
+            now: clock())
+    }
+
+    static func add(_ value: UInt32, to header: inout [UInt8], at offset: Int) {
+        let sum = load(header, offset) &+ value
+        for octet in 0..<4 {
+            header[offset + octet] = UInt8(truncatingIfNeeded: sum >> UInt32(24 - octet * 8))
+        }
+    }
+
+    static func load(_ header: [UInt8], _ offset: Int) -> UInt32 {
+        header[offset..<offset + 4].reduce(0) { $0 << 8 | UInt32($1) }
+    }
+
+    static func unit(_ header: [UInt8]) -> UInt64 {
+        header[8..<16].reduce(0) { $0 << 8 | UInt64($1) }
+    }
+
+    /// A Text request is answered here, and the server gets a NOP-Out in its place: so that both count one
+    /// command and one response.
+    func answered(_ whole: [UInt8]) throws(RelayError) -> ISCSIPDU? {
+        guard owed.count < Self.owedMaximum else {
+            throw RelayError(message: "more than \(Self.owedMaximum) Text requests at once")
+        }
+        var reader = ISCSIPDUReader(dataMaximum: ISCSIText.maximumLength)
+        reader.append(whole)
+        guard let pdu = try? reader.next() else { return nil }
+        var answer: ISCSIPDU
+        do throws(ISCSIRejectReason) {
+            answer = try discovery.answer(pdu, login: loginResult)
+            answer.initiatorTaskTag = pdu.initiatorTaskTag
+        } catch {
+            answer = ISCSIPDU(rejecting: pdu, error)
+        }
+        owed[pdu.initiatorTaskTag] = answer
+        var ping = ISCSIPDU(
+            opcode: ISCSIOpcode.nopOut, flags: 0x80, isImmediate: pdu.isImmediate)
+        ping.initiatorTaskTag = pdu.initiatorTaskTag
+        ping.targetTransferTag = ISCSIPDU.reservedTag
+        ping.commandSequence = pdu.commandSequence
+        ping.expectedStatus = pdu.expectedStatus
+        return ping
+    }
+}

@@ -1,0 +1,49 @@
+import DataPlane
+
+/// A server that is left in good order: what is open ends there, what is new waits.
+extension Redirect {
+    /// Lets what is open end, holds what is new, then leaves the server: `onOutcome` tells.
+    func leaveInOrder() {
+        guard !isLeaving else { return }
+        isLeaving = true
+        switch state {
+        case .relaying: holdRelay()
+        case .drainingToSplice: giveUpSplice(retryAfter: nil)
+        case .spliced: beginUnsplice()
+        case .drainingToRelay, .clientOnly, .connecting, .restoring, .ended: break
+        }
+    }
+
+    /// The session stays where it is.
+    func stayAfterAll() {
+        guard isLeaving else { return }
+        isLeaving = false
+        if let relay = relay as? ISCSIRelay, relay.isHolding {
+            do { try relay.release(output: &output) } catch {
+                return end(error.message, reset: true)
+            }
+        }
+        if state == .relaying { pump() }
+    }
+
+    func holdRelay() {
+        guard let relay = relay as? ISCSIRelay, !relay.isHolding, relay.isEstablished else {
+            return
+        }
+        relay.onQuiet = { [weak self] in
+            // Not from within the relay: it is in the middle of the server's octets.
+            self?.engine.loop.postLocal { self?.leaveQuietServer() }
+        }
+        relay.hold()
+    }
+
+    private func leaveQuietServer() {
+        guard isLeaving, state == .relaying, (relay as? ISCSIRelay)?.isHolding == true else {
+            return
+        }
+        timer?.cancel()
+        timer = nil
+        leaveServer()
+        onOutcome(.serverLeft)
+    }
+}
