@@ -62,6 +62,10 @@ package final class ISCSIRelay: StreamRelay {
     var watched: Set<UInt32> = []
     /// Transfer tags of NOP-Ins that the client has not answered.
     var pings: Set<UInt32> = []
+    /// Writes that the server has aborted: until the client has acknowledged this StatSN it may still send data
+    /// for them.
+    var aborted: Set<UInt32> = []
+    var abortedUntil: UInt32 = 0
     /// Called when the server login is decided, before anything of the backlog goes out.
     package var onLogin: (LoginOutcome) -> Void = { _ in }
     /// A held session has nothing open any more.
@@ -163,6 +167,7 @@ package final class ISCSIRelay: StreamRelay {
         log?.shiftReplies(by: serverPosition - position)
         // Answers are not seen there; those that are told there are found among the kept replies.
         pings = []
+        aborted = []
         position = serverPosition
     }
 

@@ -34,6 +34,10 @@ extension ISCSIRelay {
         let opcode = header[0] & 0x3f
         guard opcode != ISCSIOpcode.dataOut, opcode != ISCSIOpcode.snack else { return }
         note(commandIn: header)
+        if !aborted.isEmpty {
+            aborted.remove(Self.load(header, 16))
+            if Int32(bitPattern: Self.load(header, 28) &- abortedUntil) >= 0 { aborted = [] }
+        }
         if opcode == ISCSIOpcode.nopOut, Self.load(header, 16) == ISCSIPDU.reservedTag {
             pings.remove(Self.load(header, 20))
         }
@@ -81,16 +85,12 @@ extension ISCSIRelay {
         let own = UInt64(Self.load(request, 16))
         switch function {
         case 1:
-            log.remove(UInt64(Self.load(request, 20)))
-            watched.remove(Self.load(request, 20))
+            if let task = log.openRequest(UInt64(Self.load(request, 20))) { end(task) }
         case 2, 4, 5, 6, 7:
             for task in log.openRequests where task.id != own {
                 let isSameUnit =
                     task.octets.count >= 16 && Self.unit(task.octets) == Self.unit(request)
-                if task.kind == ISCSIOpcode.scsiCommand, function >= 6 || isSameUnit {
-                    log.remove(task.id)
-                    watched.remove(UInt32(truncatingIfNeeded: task.id))
-                }
+                if task.kind == ISCSIOpcode.scsiCommand, function >= 6 || isSameUnit { end(task) }
             }
             // SPC-2 section 5.5.1: a reset ends RESERVE; persistent reservations stay.
             if function >= 5 {
@@ -99,6 +99,16 @@ extension ISCSIRelay {
                 }
             }
         default: break
+        }
+    }
+
+    private func end(_ task: LoggedRequest) {
+        let tag = UInt32(truncatingIfNeeded: task.id)
+        log?.remove(task.id)
+        watched.remove(tag)
+        if ISCSIRecovery.isWrite(task.octets) {
+            aborted.insert(tag)
+            abortedUntil = numbers.nextStatus
         }
     }
 

@@ -15,7 +15,7 @@ extension ISCSIRelay {
             requests: (log?.openRequests ?? []).map(Self.task), replies: replies,
             client: numbers, answers: Array(owed.values) + (recovery?.unsaidAnswers ?? []),
             pings: pings.union(replies.compactMap { Self.ping($0.header) }),
-            maximumSegment: maximumSegment)
+            aborted: aborted, abortedUntil: abortedUntil, maximumSegment: maximumSegment)
     }
 
     package func prepare(_ login: ISCSIInitiatorLogin, recovery: ISCSIRecovery) {

@@ -84,13 +84,19 @@ public struct ISCSIRecovery {
     /// - Parameter requests: in the order in which the client sent them.
     /// - Parameter answers: finished answers of our own, which only need numbers.
     /// - Parameter pings: transfer tags of NOP-Ins that the client will still answer.
+    /// - Parameter aborted: tasks that the old server has ended, for which the client may send data until it has
+    ///   acknowledged the StatSN `abortedUntil`.
     /// - Parameter maximumSegment: longest data segment that the server takes.
     public init(
         requests: [ISCSIOpenTask], replies: [ISCSIUnfinishedReply], client: ISCSIClientPosition,
-        answers: [ISCSIPDU] = [], pings: Set<UInt32> = [], maximumSegment: Int
+        answers: [ISCSIPDU] = [], pings: Set<UInt32> = [], aborted: Set<UInt32> = [],
+        abortedUntil: UInt32 = 0, maximumSegment: Int
     ) {
         self.replies = replies
         stalePings = pings
+        gone = aborted
+        late = aborted
+        lateUntil = aborted.isEmpty ? nil : abortedUntil
         self.client = client
         self.maximumSegment = max(512, maximumSegment)
         server = ISCSIInitiatorResult()
@@ -136,7 +142,7 @@ public struct ISCSIRecovery {
     }
 
     /// A command with the W bit (RFC 7143 section 11.3.1).
-    static func isWrite(_ header: [UInt8]) -> Bool {
+    public static func isWrite(_ header: [UInt8]) -> Bool {
         header.count >= ISCSIPDU.headerLength
             && header[0] & 0x3f == ISCSIOpcode.scsiCommand && header[1] & 0x20 != 0
     }
