@@ -1,5 +1,6 @@
 import ControlPlane
 import DataPlane
+import Glibc
 import StorageProtocols
 import TestSupport
 
@@ -352,6 +353,19 @@ final class ISCSIRelayHarness {
         run()
     }
 
+    /// `==` looks at one octet after the other.
+    private static func isEqual(_ left: [UInt8], _ right: [UInt8]) -> Bool {
+        left.count == right.count
+            && left.withUnsafeBytes { left in
+                right.withUnsafeBytes { right in
+                    guard let start = left.baseAddress, let other = right.baseAddress else {
+                        return left.isEmpty
+                    }
+                    return memcmp(start, other, left.count) == 0
+                }
+            }
+    }
+
     /// What must be true in the end; nil: it is.
     func problem(allowing statuses: Set<UInt8> = [0]) -> String? {
         if let failed { return "ended: \(failed)" }
@@ -367,7 +381,7 @@ final class ISCSIRelayHarness {
         if let bad = initiator.outcomes.first(where: { !statuses.contains($0.value.status) }) {
             return "request \(bad.key): status \(bad.value.status), sense \(bad.value.sense)"
         }
-        if initiator.aborted.isEmpty, statuses == [0], disk.bytes != initiator.image {
+        if initiator.aborted.isEmpty, statuses == [0], !Self.isEqual(disk.bytes, initiator.image) {
             return "the disk is not what was written"
         }
         if log.openCount != 0 { return "\(log.openCount) requests are open in the log" }

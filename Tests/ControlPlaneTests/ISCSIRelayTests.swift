@@ -356,7 +356,7 @@ import Testing
     @Test(arguments: [1, 2, 5])
     func smallerWindow(window: Int) {
         var bad: [String] = []
-        for seed in 1...60 as ClosedRange<UInt64> {
+        for seed in 1...40 as ClosedRange<UInt64> {
             var options = Self.deep(seed)
             options.second.window = window
             options.splicesAgain = false
@@ -419,7 +419,7 @@ import Testing
     /// New requests wait, open ones end; then another server takes the next ones.
     @Test(arguments: 1...20 as ClosedRange<UInt64>)
     func holdAndMove(seed: UInt64) {
-        for round in 0..<25 as Range<UInt64> {
+        for round in 0..<18 as Range<UInt64> {
             var options = Self.deep(seed &* 77 &+ round)
             options.isSpliced = false
             options.splicesAgain = false
@@ -450,7 +450,7 @@ import Testing
     /// The change is given up before all is quiet.
     @Test(arguments: 1...10 as ClosedRange<UInt64>)
     func releasedEarly(seed: UInt64) {
-        for round in 0..<40 as Range<UInt64> {
+        for round in 0..<28 as Range<UInt64> {
             var options = Self.deep(seed &* 99 &+ round)
             options.isSpliced = false
             options.splicesAgain = false
