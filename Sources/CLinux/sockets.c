@@ -221,6 +221,15 @@ int dsr_timestamp_read(int fd, uint32_t *value) {
     return getsockopt(fd, IPPROTO_TCP, TCP_TIMESTAMP, value, &n) ? -errno : 0;
 }
 
+// The peer may send all of the window at once, and it comes here in small packets, each of which counts for far more
+// memory than its octets: with the default buffer the kernel drops a part, and the peer finds out by a time-out.
+// The kernel doubles the value.
+static void reserve_window(int fd, uint32_t window) {
+    const uint32_t least = 2 << 20, most = 64 << 20;
+    int size = (int)(window < least / 2 ? least : window < most / 2 ? window * 2 : most);
+    set(fd, SOL_SOCKET, SO_RCVBUFFORCE, size);
+}
+
 int dsr_restore_socket(const struct dsr_restore *r, const char *device) {
     int fd = open_socket(r->local.family, device);
     if (fd < 0) return fd;
@@ -240,6 +249,7 @@ int dsr_restore_socket(const struct dsr_restore *r, const char *device) {
         goto failed;
     n = to_native(&r->remote, &s);
     if (connect(fd, (struct sockaddr *)&s, n)) goto error;
+    reserve_window(fd, r->window.rcv_wnd);
     struct tcp_repair_opt o[4];
     int k = 0;
     o[k++] = (struct tcp_repair_opt){2, (uint32_t)r->mss};
