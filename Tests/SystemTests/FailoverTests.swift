@@ -144,5 +144,27 @@ extension SystemTests {
             }
             expectUnnoticed(try await load.report(), within: 1_000)
         }
+
+        /// What a client has sent of its window finds room in the socket that takes its session over: the kernel
+        /// drops nothing of it, and no end runs into a time-out.
+        @Test func manyMovesLoseNoPacket() async throws {
+            let lab = try Laboratory.here()
+            try await restore(lab)
+            let load = try await VerifiedLoad(lab, resources: resources, sessions: 4, seconds: 8)
+            try await Task.sleep(for: .seconds(1))
+            for round in 0..<24 {
+                let server = round.isMultiple(of: 2) ? "server2" : "server1"
+                _ = try await lab.dsrctl("resource", "move", "r1", server, "--wait")
+                try await Task.sleep(for: .milliseconds(100))
+            }
+            expectUnnoticed(try await load.report(), within: 1_000)
+            let counters = try await lab.run(
+                "dsr1", ["nstat", "-asz", "TcpExtTCPRcvQDrop", "TcpExtTCPOFODrop"])
+            let values = counters.split(separator: "\n").compactMap { line -> Double? in
+                let words = line.split(separator: " ")
+                return words.count >= 2 ? Double(words[1]) : nil
+            }
+            #expect(values == [0, 0], "\(counters)")
+        }
     }
 }

@@ -197,6 +197,7 @@ extension Daemon {
             ("edge_kept", counters.edgesKept), ("sequence_moved", counters.sequencesMoved),
             ("timestamp_raised", counters.timestampsRaised), ("held", counters.held),
             ("released", counters.released), ("gap_held", counters.gapHolds),
+            ("room_waited", counters.roomWaits),
             ("gap_acknowledged", counters.gapAcknowledgements), ("probe", counters.probes),
             ("kernel_dropped", counters.kernelPacketsDropped),
             ("icmp_translated", counters.icmpTranslated),

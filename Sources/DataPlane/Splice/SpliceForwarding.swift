@@ -55,9 +55,18 @@ extension Splicer {
             progress(id, output: &output)
             return hold(record, frame, ingress: ingress)
         case .spliced:
-            return forward(
+            if mustWaitForRoom(id, which, headers, isRelease: isRelease) {
+                return waitForRoom(
+                    id, which, frame: frame, headers: headers, ingress: ingress,
+                    isRelease: isRelease, output: &output, now: now)
+            }
+            let disposition = forward(
                 id, which, frame: frame, headers: &headers, ingress: ingress, output: &output,
                 now: now)
+            if side(id, which.other).pointee.isRoomPromised {
+                releaseForRoom(id, which.other, output: &output, now: now)
+            }
+            return disposition
         case .drainToSplice, .drainToSlow:
             progress(id, output: &output)
             return drain(
@@ -210,7 +219,7 @@ extension Splicer {
         updateChecksums(frame, headers, before: before)
     }
 
-    private mutating func hold(
+    mutating func hold(
         _ record: UnsafeMutablePointer<SpliceSideRecord>, _ frame: Frame, ingress: PortNumber
     ) -> SpliceDisposition {
         guard record.pointee.held.count < Self.heldFramesMaximum,

@@ -40,6 +40,9 @@ struct SpliceSideRecord {
     var sentAcknowledgement = SequenceNumber(0)
     /// Right window edge announced to the remote end.
     var sentEdge = SequenceNumber(0)
+    var isEdgeKnown = false
+    /// That edge is beyond what the other end has room for.
+    var isRoomPromised = false
     /// Window field of the last packet sent, not scaled.
     var sentWindow: UInt16 = 0
     var isTimestampSent = false
@@ -132,6 +135,8 @@ public struct SpliceCounters: Equatable, Sendable {
     public var held: UInt64 = 0
     public var released: UInt64 = 0
     public var gapHolds: UInt64 = 0
+    /// Packets that waited for room at the other end.
+    public var roomWaits: UInt64 = 0
     public var gapAcknowledgements: UInt64 = 0
     public var probes: UInt64 = 0
     public var kernelPacketsDropped: UInt64 = 0

@@ -318,8 +318,13 @@ extension Splicer {
         }
         let field = UInt16(truncatingIfNeeded: min(65_535, window / unit))
         record.pointee.sentWindow = field
-        record.pointee.sentEdge =
-            positions.receiveNext + UInt32(field) << UInt32(record.pointee.localScale)
+        // What was promised before still holds.
+        let told = positions.receiveNext + UInt32(field) << UInt32(record.pointee.localScale)
+        if !record.pointee.isEdgeKnown || told.isAfter(record.pointee.sentEdge) {
+            record.pointee.sentEdge = told
+        }
+        record.pointee.isEdgeKnown = true
+        notePromise(id, which)
         guard record.pointee.remoteMAC != .zero else { return }
         make(
             id, to: which,

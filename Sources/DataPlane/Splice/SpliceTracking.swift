@@ -92,6 +92,7 @@ extension Splicer {
             record.pointee.sentEnd = end
             record.pointee.sentAcknowledgement = headers.acknowledgement
             record.pointee.sentEdge = edge
+            record.pointee.isEdgeKnown = true
             record.pointee.isSent = true
         }
         // A pure acknowledgement carries the sender's newest position, and may run ahead of data that was
