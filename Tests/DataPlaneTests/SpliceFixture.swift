@@ -27,6 +27,8 @@ struct SpliceFixture {
         var clientIsSilent = false
         var serverIsSilent = false
         var heldOctets = 1 << 20
+        /// Window field of our socket's last word to the client; nil: it says nothing before the splice.
+        var promisedWindow: UInt16?
     }
 
     static let id: SpliceID = 2
@@ -89,6 +91,14 @@ struct SpliceFixture {
                 segment.timestamps = .init(options.clientTimestamp, options.toClientTimestamp)
             }
             _ = network.send(segment.frame(from: client, to: virtual), on: 1)
+        }
+        if let window = options.promisedWindow {
+            var segment = ScriptedTCPSegment(
+                sequence: options.toClientNext, acknowledgement: options.clientNext, window: window)
+            if options.usesTimestamps {
+                segment.timestamps = .init(options.toClientTimestamp, options.clientTimestamp)
+            }
+            _ = network.send(segment.frame(from: virtual, to: client), on: 2)
         }
         if !options.serverIsSilent {
             var segment = ScriptedTCPSegment(

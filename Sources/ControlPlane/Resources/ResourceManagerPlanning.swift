@@ -3,7 +3,9 @@
 extension ResourceManager {
     /// The state as it will be when the changes under way are done. With `lastResort` servers that flap count
     /// as available.
-    package func placementInput(lastResort: Bool = false, pinning: Set<String> = []) -> PlacementInput {
+    package func placementInput(lastResort: Bool = false, pinning: Set<String> = [])
+        -> PlacementInput
+    {
         var targets: [String: String] = [:]
         for change in changes { for move in change.moves { targets[move.resource] = move.to } }
         let servers = servers.map { entry in
