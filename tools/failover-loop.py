@@ -18,7 +18,8 @@ mends what is broken and sees that all is back, so that every round starts from 
     add         a server joins (server add), gets load (balance apply), is drained and removed
 
 Wanted: no error, no closed connection, no wrong octet, no resource or session left behind, nothing moved
-without a reason, and no request that takes longer than --max-stall-ms. A line for each round (and the events,
+without a reason, and no request of a resource that moved that takes longer than --max-stall-ms; the longest of the others
+is told beside it: what this machine does to them without any reason. A line for each round (and the events,
 when it is not as wanted), then a summary with the median and the longest stall. "over after" counts from the
 failure; with add, from balance apply. Exit status 1 when something is not as wanted, 2 when it cannot be run.
 """

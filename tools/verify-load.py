@@ -192,7 +192,8 @@ class Results:
         self.slow_floor = 0.0
         self.wrong = 0
         self.closed = self.reconnects = self.attempts = 0
-        self.second_worst = 0.0
+        # By target, since the last line of --live.
+        self.second_worst = {}
 
     def at(self, moment=None):
         return round((moment or time.monotonic()) - self.begin, 4)
@@ -209,8 +210,8 @@ class Results:
     def latency(self, session, slot, now):
         took = now - slot.start
         self.latencies.append(took)
-        if took > self.second_worst:
-            self.second_worst = took
+        if took > self.second_worst.get(session.target, 0):
+            self.second_worst[session.target] = took
         if took > self.slow_floor:
             self.slowest.append({
                 "ms": round(took * 1000, 2), "at": self.at(slot.start),
@@ -672,13 +673,22 @@ class Load:
         results = self.results
         count = results.reads + results.writes
         octets = results.read_octets + results.written_octets
-        busy = [slot.start for s in self.sessions for slot in s.slots if slot.is_busy]
-        oldest = time.monotonic() - min(busy) if busy else 0
+        now = time.monotonic()
+        flight = {}
+        for session in self.sessions:
+            for slot in session.slots:
+                if slot.is_busy:
+                    flight[session.target] = max(flight.get(session.target, 0), now - slot.start)
+        worst = results.second_worst
+        by_target = ",".join(
+            f"{target}={max(worst.get(target, 0), flight.get(target, 0)) * 1000:.1f}"
+            for target in sorted({*worst, *flight}))
         print(f"{results.at():8.1f} s {count - before[0]:6} requests "
-              f"{(octets - before[1]) / 1e6:7.1f} MB, worst {results.second_worst * 1000:8.1f} ms, "
-              f"oldest in flight {oldest * 1000:8.1f} ms, errors {sum(results.errors.values())}",
+              f"{(octets - before[1]) / 1e6:7.1f} MB, worst {max(worst.values(), default=0) * 1000:8.1f} ms, "
+              f"oldest in flight {max(flight.values(), default=0) * 1000:8.1f} ms, "
+              f"errors {sum(results.errors.values())}, longest by target {by_target}",
               file=sys.stderr, flush=True)
-        results.second_worst = 0.0
+        results.second_worst = {}
         return count, octets
 
     def drain(self, seconds):

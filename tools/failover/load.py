@@ -27,7 +27,7 @@ class Load:
             words += ["--rate", options.rate]
         for name in self.order(home, random.Random(options.seed)):
             words += ["--target", TARGET + name]
-        self.worst = 0.0
+        self.worst = {}
         self.lines = 0
         self.process = subprocess.Popen(
             words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -50,20 +50,24 @@ class Load:
                 self.is_running.set()
             elif "requests" in words and "worst" in words:
                 # Also a request that has no answer yet is a stall.
-                self.worst = max(self.worst, float(words[words.index("worst") + 1]),
-                                 float(words[words.index("flight") + 1]))
+                worst = dict(self.worst)
+                for field in words[-1].split(",") if "=" in words[-1] else []:
+                    target, value = field.rsplit("=", 1)
+                    name = target.removeprefix(TARGET)
+                    worst[name] = max(worst.get(name, 0), float(value))
+                self.worst = worst
                 self.lines += 1
             else:
                 self.errors.append(line.strip())
         self.is_running.set()
 
     def take_worst(self):
-        """The longest request since the last call, ms; the load tells it once a second."""
+        """The longest request of each resource since the last call, ms; the load tells it once a second."""
         line = self.lines
         limit = time.monotonic() + 3
         while self.lines == line and time.monotonic() < limit and self.is_alive:
             time.sleep(0.02)
-        worst, self.worst = self.worst, 0.0
+        worst, self.worst = self.worst, {}
         return worst
 
     @property

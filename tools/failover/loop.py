@@ -18,7 +18,9 @@ class Loop:
         names = SERVER_FAILURES if options.kind == "all" else [options.kind]
         self.kinds = [KINDS[name]() for name in names]
         self.random = random.Random(options.seed)
+        # Longest requests, ms: of resources that moved, and of those that had no reason to notice anything.
         self.stalls = []
+        self.others = []
         self.takeovers = []
         self.problems = []
 
@@ -45,22 +47,28 @@ class Loop:
             problems.append(f"{','.join(left)} not over in {options.takeover_seconds} s: {after}")
         time.sleep(options.settle)
         problems += self.sessions_follow(lab)
-        stall = load.take_worst()
+        worst = load.take_worst()
         problems += kind.mend(lab, victim)
         problems += self.restore(lab, home)
         problems += self.sessions_follow(lab)
         if len(load.errors) > errors:
             problems.append(f"{len(load.errors) - errors} errors: {load.errors[errors]}")
-        stall = max(stall, load.take_worst())
+        for name, value in load.take_worst().items():
+            worst[name] = max(worst.get(name, 0), value)
+        moved_names = {name for name in before if after.get(name) != before[name]} | {*mine}
+        stall = max((value for name, value in worst.items() if name in moved_names), default=0)
+        others = max((value for name, value in worst.items() if name not in moved_names), default=0)
         if stall > options.max_stall_ms:
             problems.append(f"stall of {stall:.0f} ms")
         self.stalls.append(stall)
+        self.others.append(others)
         if is_over:
             self.takeovers.append(took)
         moved = " ".join(f"{name}->{after.get(name)}" for name in before
                          if after.get(name) != before[name])
         duration = f"{took:7.0f} ms" if is_over else "      -   "
-        print(f"{number:4} {kind.name:11}{victim:9} over after {duration}  stall {stall:7.0f} ms  "
+        print(f"{number:4} {kind.name:11}{victim:9} over after {duration}  stall {stall:7.0f} ms  others "
+              f"{others:5.0f} ms  "
               f"{moved}  {'; '.join(problems) or 'ok'}"[:400], flush=True)
         self.problems += [f"round {number}: {problem}" for problem in problems]
         if problems:
@@ -125,10 +133,11 @@ class Loop:
     def summary(self, result, events):
         if self.options.output:
             with open(self.options.output, "w") as file:
-                json.dump({"load": result, "stalls_ms": self.stalls, "problems": self.problems,
+                json.dump({"load": result, "stalls_ms": self.stalls, "others_ms": self.others, "problems": self.problems,
                            "takeovers_ms": self.takeovers, "events": events}, file, indent=1)
         print(f"\n{len(self.stalls)} rounds; stall median {statistics.median(self.stalls):.0f} ms, "
-              f"longest {max(self.stalls):.0f} ms"
+              f"longest {max(self.stalls):.0f} ms (resources that did not move: median "
+              f"{statistics.median(self.others):.0f} ms, longest {max(self.others):.0f} ms)"
               + (f"; over after {statistics.median(self.takeovers):.0f} ms, at most "
                  f"{max(self.takeovers):.0f} ms" if self.takeovers else ""))
         verified = result["final_verify"] or {"blocks": 0, "wrong": 0}
