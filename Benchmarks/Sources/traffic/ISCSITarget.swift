@@ -3,11 +3,7 @@ import Glibc
 /// A target with one logical unit that stores nothing: reads give the same octets always, writes are thrown
 /// away. For all connections to one port, in one thread.
 func serveISCSI(port: UInt16) -> Never {
-    let listener = makeSocket()
-    setOption(listener, SOL_SOCKET, SO_REUSEADDR, 1)
-    bindSocket(listener, address("0.0.0.0", port))
-    guard listen(listener, 64) == 0 else { fail("listen") }
-    setNonBlocking(listener)
+    let listener = makeListener(port)
     var watched = [pollfd(fd: listener, events: Int16(POLLIN), revents: 0)]
     var sessions: [Int32: TargetSession] = [:]
     print("ready")

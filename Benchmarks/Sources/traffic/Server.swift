@@ -4,11 +4,7 @@ import Glibc
 /// thrown away (bulk); any other gets back what it sends. Datagrams are counted; one that starts with "?"
 /// is answered with the count.
 func serve(port: UInt16) -> Never {
-    let listener = makeSocket()
-    setOption(listener, SOL_SOCKET, SO_REUSEADDR, 1)
-    bindSocket(listener, address("0.0.0.0", port))
-    guard listen(listener, 1_024) == 0 else { fail("listen") }
-    setNonBlocking(listener)
+    let listener = makeListener(port)
     let datagrams = makeSocket(datagrams: true)
     setOption(datagrams, SOL_SOCKET, SO_RCVBUF, 4 << 20)
     bindSocket(datagrams, address("0.0.0.0", port))

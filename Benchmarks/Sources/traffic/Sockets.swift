@@ -83,3 +83,13 @@ func machineCPU() -> Double {
     let busy = fields[0] + fields[1] + fields[2] + fields[5] + fields[6]
     return busy / Double(sysconf(Int32(_SC_CLK_TCK)))
 }
+
+/// Listens on all addresses, without blocking.
+func makeListener(_ port: UInt16) -> Int32 {
+    let listener = makeSocket()
+    setOption(listener, SOL_SOCKET, SO_REUSEADDR, 1)
+    bindSocket(listener, address("0.0.0.0", port))
+    guard listen(listener, 1_024) == 0 else { fail("listen") }
+    setNonBlocking(listener)
+    return listener
+}

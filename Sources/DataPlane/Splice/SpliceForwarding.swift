@@ -85,11 +85,9 @@ extension Splicer {
         trackReceived(record, headers, ingress: ingress, now: now)
         progress(id, output: &output)
         if headers.tcpFlags & TCPFlags.rst != 0 {
-            // RFC 5961 section 3.2, as while the server was there.
-            let place = headers.sequence + record.pointee.sequenceDelta
-            guard !place.isBefore(side(id, .server).pointee.acknowledged),
-                !headers.sequence.isAfter(record.pointee.receivedEnd)
-            else { return .dropped(.spliceServerLost) }
+            guard isResetInPlace(id, .client, headers) else {
+                return .dropped(.spliceServerLost)
+            }
             endSession(id, .resetByClient, output: &output, now: now)
             return .dropped(.spliceClosed)
         }
@@ -97,6 +95,17 @@ extension Splicer {
             return .held
         }
         return hold(record, frame, ingress: ingress)
+    }
+
+    // RFC 5961 section 3.2: the receiver ignores a reset beside what it expects.
+    /// Whether a reset, as its sender wrote it, is where the stream is.
+    private func isResetInPlace(
+        _ id: SpliceID, _ which: SpliceSide, _ headers: PacketHeaders
+    ) -> Bool {
+        let record = side(id, which)
+        let place = headers.sequence + record.pointee.sequenceDelta
+        return !place.isBefore(side(id, which.other).pointee.acknowledged)
+            && !headers.sequence.isAfter(record.pointee.receivedEnd)
     }
 
     // RFC 9293 section 3.10.7.1: "If the connection does not exist (CLOSED), then a reset is sent in
@@ -335,11 +344,9 @@ extension Splicer {
     ) -> SpliceDisposition {
         let server = side(id, .server)
         if headers.tcpFlags & TCPFlags.rst != 0 {
-            // RFC 5961 section 3.2: one that is not where the stream is means nothing.
-            let place = headers.sequence + server.pointee.sequenceDelta
-            guard !place.isBefore(side(id, .client).pointee.acknowledged),
-                !headers.sequence.isAfter(server.pointee.receivedEnd)
-            else { return .dropped(.spliceServerLost) }
+            guard isResetInPlace(id, .server, headers) else {
+                return .dropped(.spliceServerLost)
+            }
             serverIsLost(id, .reset, output: &output, now: now)
             return .held
         }

@@ -83,6 +83,10 @@ struct SpliceSideRecord {
     var bytes: UInt64 = 0
 
     init() {}
+
+    /// Right edge of the window that the remote end told last, in the space of what is sent to it.
+    @inline(__always)
+    var windowEdge: SequenceNumber { acknowledged + UInt32(window) << UInt32(remoteScale) }
 }
 
 struct SpliceRecord {

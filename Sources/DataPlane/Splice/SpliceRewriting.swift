@@ -120,9 +120,7 @@ extension Splicer {
         guard destination.pointee.isSeen, headers.payloadLength == 0,
             headers.tcpFlags & control == 0
         else { return }
-        let edge =
-            destination.pointee.acknowledged
-            + UInt32(destination.pointee.window) << UInt32(destination.pointee.remoteScale)
+        let edge = destination.pointee.windowEdge
         if headers.sequence.isAfter(edge) {
             headers.sequence = edge
             counters.sequencesMoved &+= 1

@@ -5,9 +5,7 @@ extension Splicer {
     /// Right edge of the room that the other end of a side has, in the side's own space.
     @inline(__always)
     private func room(for which: SpliceSide, of id: SpliceID) -> SequenceNumber {
-        let receiver = side(id, which.other)
-        return receiver.pointee.acknowledged - side(id, which).pointee.sequenceDelta
-            + UInt32(receiver.pointee.window) << UInt32(receiver.pointee.remoteScale)
+        side(id, which.other).pointee.windowEdge - side(id, which).pointee.sequenceDelta
     }
 
     /// Whether an end was told more than the other end has room for; for a splice that was just installed.
