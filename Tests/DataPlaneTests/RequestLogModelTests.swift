@@ -197,9 +197,12 @@ import Testing
             }
             let used = allocations {
                 var position: UInt32 = 0
+                var number: UInt32 = 0
                 for round in 0..<2_000 as Range<UInt32> {
                     for id in round..<round + 4 {
                         fill(LogMessage.command, id)
+                        header.storeBytes(of: number.bigEndian, toByteOffset: 24, as: UInt32.self)
+                        number &+= 1
                         log.log.pointee.clientHeader(header, kind: 1, now: UInt64(round))
                         log.log.pointee.data(data, 30_000)
                     }

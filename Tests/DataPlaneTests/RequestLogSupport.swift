@@ -15,7 +15,8 @@ enum LogMessage {
         _ kind: UInt8, id: UInt32, data: Int = 0, flags: UInt8 = 0, mark: UInt32 = 0
     ) -> [UInt8] {
         var bytes = [UInt8](repeating: 0, count: 48)
-        bytes[0] = kind
+        // Requests are immediate: CmdSN does not count them.
+        bytes[0] = [nopOut, command, 0x02, 0x06].contains(kind) ? kind | 0x40 : kind
         bytes[1] = flags
         put(UInt32(data), into: &bytes, at: 4)
         put(id, into: &bytes, at: 16)

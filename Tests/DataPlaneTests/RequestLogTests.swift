@@ -59,6 +59,38 @@ import Testing
         #expect(log.statistics.bytes == UInt64(expected.count))
     }
 
+    /// RFC 7143 section 4.2.2.1: a number that was used before is ignored by servers. The answer that does not
+    /// come must not look like a lost one.
+    @Test func usedNumbersOpenNothing() throws {
+        func numbered(_ id: UInt32, _ number: UInt32, flags: UInt8 = 0) -> [UInt8] {
+            var header = Message.header(Message.command, id: id)
+            header[0] = Message.command | flags
+            Message.put(number, into: &header, at: 24)
+            return header
+        }
+        let log = SessionLog.iscsi()
+        log.client(numbered(1, 0xffff_ffff))
+        log.client(numbered(2, 0))
+        log.client(numbered(3, 0))
+        log.client(numbered(4, 0xffff_ff00), data: [1, 2, 3, 4])
+        log.client(numbered(5, 0, flags: 0x40))
+        #expect(log.openRequests.map(\.id) == [1, 2, 5])
+        #expect(log.newestOpening == numbered(5, 0, flags: 0x40))
+        log.client(numbered(6, 1))
+        // A tag in use does not lose its request to one that is ignored.
+        log.client(numbered(6, 1), data: [9])
+        #expect(log.openRequest(6)?.octets == numbered(6, 1))
+        // What is taken out to be told anew counts anew.
+        log.client(numbered(7, 2), data: [1, 2])
+        #expect(log.takeCurrent() == numbered(7, 2) + [1, 2])
+        log.client(numbered(7, 2), data: [1, 2, 3])
+        #expect(log.openRequests.map(\.id) == [1, 2, 5, 6, 7])
+        // Another connection counts from elsewhere.
+        log.removeAll()
+        log.client(numbered(1, 0x8000_0003))
+        #expect(log.openCount == 1)
+    }
+
     @Test func whatOpensWhatContinuesWhatIsNothing() {
         let log = SessionLog.iscsi()
         // Data for a request that is not there, a kind that is none, an id that names none.

@@ -95,6 +95,20 @@ import Testing
         actions.compactMap { if case .toClient(let pdu) = $0 { pdu } else { nil } }
     }
 
+    @Test func usedNumbersAreIgnored() {
+        var machine = Self.recovery([Self.open(Self.read(1, number: 99))])
+        _ = machine.start(Self.session(99))
+        #expect(machine.receiveFromClient(Self.read(2, number: 99)).isEmpty)
+        #expect(
+            machine.receiveFromClient(Self.write(3, number: 90, data: [1, 2, 3, 4])).isEmpty)
+        #expect(machine.receiveFromClient(Self.dataOut(3, data: [1, 2, 3, 4])).isEmpty)
+        var immediate = Self.read(4, number: 99)
+        immediate[0] |= 0x40
+        #expect(toServer(machine.receiveFromClient(immediate)).map(\.initiatorTaskTag) == [4])
+        let next = toServer(machine.receiveFromClient(Self.read(5, number: 100)))
+        #expect(next.map(\.commandSequence) == [100])
+    }
+
     @Test func numbersEndAtTheClientsNext() {
         var immediate = Self.read(3, number: 95)
         immediate[0] |= 0x40

@@ -32,7 +32,9 @@ extension ISCSIRelay {
 
     func noteClient(_ header: [UInt8]) {
         let opcode = header[0] & 0x3f
-        guard opcode != ISCSIOpcode.dataOut, opcode != ISCSIOpcode.snack else { return }
+        guard opcode != ISCSIOpcode.dataOut, opcode != ISCSIOpcode.snack,
+            !ISCSIRecovery.isIgnored(header, next: numbers.nextCommand)
+        else { return }
         note(commandIn: header)
         if !aborted.isEmpty {
             aborted.remove(Self.load(header, 16))

@@ -77,6 +77,8 @@ package struct RequestLog: ~Copyable {
     /// Request that the octets of the present client message go to, and where in it the message begins.
     var current = RequestLog.none
     var currentStart = 0
+    /// Number of the newest request that was counted.
+    var newestSequence: UInt32?
     var statistics = RequestStatistics()
     let histogram: UnsafeMutablePointer<UInt64>
     /// Newest header from the client that opened a request, and from the server that carries counters.
@@ -315,5 +317,6 @@ package struct RequestLog: ~Copyable {
             replyHead &+= 1
         }
         current = Self.none
+        newestSequence = nil
     }
 }

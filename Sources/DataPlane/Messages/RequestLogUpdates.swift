@@ -10,6 +10,7 @@ extension RequestLog {
         guard isOpening || rules.continuing >> kind & 1 != 0 else { return }
         let id = MessageTracker.load(header, idField)
         if isOpening {
+            guard isNext(header) else { return }
             (newestHeaders).copyMemory(from: header, byteCount: headerLength)
             hasOpening = true
         }
@@ -37,6 +38,17 @@ extension RequestLog {
         append(header, headerLength)
     }
 
+    /// Whether a request has a number after those before it, or none that counts.
+    private mutating func isNext(_ header: UnsafeMutableRawPointer) -> Bool {
+        guard let sequence = rules.sequence,
+            header.load8(Int(sequence.flagOffset)) & sequence.flagMask == 0
+        else { return true }
+        let number = UInt32(truncatingIfNeeded: MessageTracker.load(header, sequence.field))
+        if let newestSequence, Int32(bitPattern: number &- newestSequence) <= 0 { return false }
+        newestSequence = number
+        return true
+    }
+
     /// Takes the message that is on its way out again: it will be told anew. Nil: nothing of it is kept.
     package mutating func takeCurrent() -> [UInt8]? {
         guard current != Self.none, request(current).pointee.isWhole else {
@@ -47,6 +59,11 @@ extension RequestLog {
         current = Self.none
         let part = Array(octets(slot)[currentStart...])
         guard currentStart > 0 else {
+            if let sequence = rules.sequence,
+                part[Int(sequence.flagOffset)] & sequence.flagMask == 0
+            {
+                newestSequence = newestSequence.map { $0 &- 1 }
+            }
             free(slot)
             return part
         }

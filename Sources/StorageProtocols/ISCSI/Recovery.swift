@@ -147,6 +147,14 @@ public struct ISCSIRecovery {
             && header[0] & 0x3f == ISCSIOpcode.scsiCommand && header[1] & 0x20 != 0
     }
 
+    // RFC 7143 section 4.2.2.1: "The target MUST silently ignore any non-immediate command outside of this
+    // range or non-immediate duplicates within the range." Some end the session instead. Such a command must
+    // not get a right number, and be done, because another server takes over.
+    /// A request with a CmdSN that was used before. `next`: the one that the client should use.
+    public static func isIgnored(_ header: [UInt8], next: UInt32) -> Bool {
+        header[0] & 0x40 == 0 && Int32(bitPattern: field(header, 24) &- next) < 0
+    }
+
     static func length(_ header: [UInt8]) -> Int {
         Int(header[5]) << 16 | Int(header[6]) << 8 | Int(header[7])
     }

@@ -64,7 +64,14 @@ extension ISCSIRecovery {
             return [.toServer(numbered(pdu))]
         default: break
         }
-        if !pdu.isImmediate { client.nextCommand = pdu.commandSequence &+ 1 }
+        if !pdu.isImmediate {
+            guard Int32(bitPattern: pdu.commandSequence &- client.nextCommand) >= 0 else {
+                // So is its unsolicited data, unless the tag is an open task's.
+                if tasks[pdu.initiatorTaskTag] == nil { gone.insert(pdu.initiatorTaskTag) }
+                return []
+            }
+            client.nextCommand = pdu.commandSequence &+ 1
+        }
         // A tag that is used anew names another task.
         gone.remove(pdu.initiatorTaskTag)
         late.remove(pdu.initiatorTaskTag)
