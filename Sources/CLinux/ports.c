@@ -166,12 +166,12 @@ unsigned dsr_packet_drops(int fd) {
     return getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &s, &n) ? 0 : s.tp_drops;
 }
 
-// IFF_ flags of a device, its ifindex and MTU; -errno when it does not exist.
-int dsr_device_flags(const char *device, int *ifindex, int *mtu) {
+// For questions about devices of the calling thread's namespace; -1: none.
+int dsr_device_socket(void) { return socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0); }
+
+// IFF_ flags of a device, its ifindex and MTU; -errno when it does not exist. Takes the kernel's rtnl lock.
+int dsr_device_flags(int fd, const char *device, int *ifindex, int *mtu) {
     struct ifreq r;
-    // Opened anew each time: it must be of the calling thread's namespace.
-    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0) return -errno;
     memset(&r, 0, sizeof r);
     strncpy(r.ifr_name, device, IFNAMSIZ - 1);
     int result;
@@ -191,7 +191,6 @@ int dsr_device_flags(const char *device, int *ifindex, int *mtu) {
             else result &= ~IFF_RUNNING;
         }
     }
-    close(fd);
     return result;
 }
 

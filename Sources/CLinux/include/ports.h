@@ -61,8 +61,11 @@ uint32_t dsr_ring_vlan(void *_Nonnull slot);
 // Frames that the kernel dropped since the last call.
 unsigned dsr_packet_drops(int fd);
 
-// IFF_ flags of a device, its ifindex and MTU; -errno when it does not exist.
-int dsr_device_flags(const char *_Nonnull device, int *_Nonnull ifindex, int *_Nonnull mtu);
+// For questions about devices of the calling thread's namespace; -1: none.
+int dsr_device_socket(void);
+
+// IFF_ flags of a device, its ifindex and MTU; -errno when it does not exist. Takes the kernel's rtnl lock.
+int dsr_device_flags(int fd, const char *_Nonnull device, int *_Nonnull ifindex, int *_Nonnull mtu);
 
 // Makes a TAP device with virtio header and offloads, sets its MAC, queue length and MTU, brings it up.
 // Returns the descriptor or -errno.

@@ -18,6 +18,7 @@ public final class Daemon: @unchecked Sendable {
     let configurationPath: String
     let log: Logger
     let dataplane: DataPlaneWorker
+    private let links: LinkWatch
     let loop = EventLoop()
     let startedAt = dsr_monotonic_ns()
     let portNames: PortNames
@@ -62,7 +63,9 @@ public final class Daemon: @unchecked Sendable {
             PortSide.storage.domain: configuration.storageCPU.addresses.map(\.address),
         ]
         pipeline.flowSeed = (UInt64.random(in: 1 ... .max), UInt64.random(in: 1 ... .max))
-        dataplane = DataPlaneWorker(configuration: pipeline)
+        let dataplane = DataPlaneWorker(configuration: pipeline)
+        self.dataplane = dataplane
+        links = LinkWatch { dataplane.lookAtPorts() }
         events = EventLog(capacity: limits.events)
     }
 
@@ -77,6 +80,7 @@ public final class Daemon: @unchecked Sendable {
         try addPorts()
         try addRules()
         dataplane.start()
+        links.start()
         makeEngine()
         try listen()
         isRunning = true
@@ -110,7 +114,7 @@ public final class Daemon: @unchecked Sendable {
         }
         let netlink = try Netlink()
         for (offset, cpu) in [configuration.clientCPU, configuration.storageCPU].enumerated() {
-            let tap = try TAPPort(name: cpu.device, macAddress: cpu.macAddress)
+            let tap = try TAPPort(name: cpu.device, macAddress: cpu.macAddress, watch: links)
             SystemSettings.prepareDevice(cpu.device)
             for address in cpu.addresses {
                 try netlink.addAddress(
@@ -134,10 +138,12 @@ public final class Daemon: @unchecked Sendable {
                 name: port.device,
                 macAddress: MACAddress(
                     rawValue: 0x0264_7372_1000
-                        + UInt64(port.device.utf8.reduce(0) { $0 &* 31 &+ Int($1) } & 0xfff)))
+                        + UInt64(port.device.utf8.reduce(0) { $0 &* 31 &+ Int($1) } & 0xfff)),
+                watch: links)
         case .packet:
             var options = PacketSocketPort.Options()
             options.receive = port.receive == .ring ? .ring : .batched
+            options.watch = links
             return try PacketSocketPort(name: port.name, device: port.device, options: options)
         }
     }
@@ -255,6 +261,7 @@ public final class Daemon: @unchecked Sendable {
             loop.stop()
         }
         pthread_join(thread, nil)
+        links.stop()
         dataplane.stop()
         for (_, port) in captures.all { _ = port.stop() }
     }

@@ -128,10 +128,13 @@ package final class ISCSIRelay: StreamRelay {
     /// With a log, and until the client says goodbye, a lost server is not the end.
     package var survivesServer: Bool { log != nil && isEstablished && !isLoggingOut }
 
-    package var isAtRest: Bool {
+    package var isSettled: Bool {
         guard case .passing = mode else { return false }
         return owed.isEmpty && watched.isEmpty && held.isEmpty && !isHolding && !isLoggingOut
-            && directions.allSatisfy { $0.header.isEmpty && $0.gathered == nil }
+    }
+
+    package var isAtRest: Bool {
+        isSettled && directions.allSatisfy { $0.header.isEmpty && $0.gathered == nil }
     }
 
     package var messages: SpliceMessages? {

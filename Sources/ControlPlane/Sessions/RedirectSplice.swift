@@ -37,6 +37,9 @@ extension Redirect {
         guard state == .relaying, wantsSplice, !isLeaving, server != nil, !isEOF[0], !isEOF[1],
             relay.wantsClientInput
         else { return }
+        // The drain holds back what comes from now on: it must not wait for anything but what is here. What
+        // makes this true is pumped, and brings us here again.
+        guard relay.isSettled, output.toClient.isEmpty, output.toServer.isEmpty else { return }
         do {
             guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
                 return

@@ -81,6 +81,10 @@ protocol StreamRelay: AnyObject {
     /// False while octets of the client had better wait in its socket.
     var wantsClientInput: Bool { get }
 
+    /// False while only the relay can carry the session, however little waits in it: a server change is not
+    /// over, an answer of its own is owed. It becomes true with octets from an end, not by itself.
+    var isSettled: Bool { get }
+
     /// True when nothing is kept back in the relay: no part of a message waits for its rest, no answer of
     /// its own is owed. Only then can positions change hands.
     var isAtRest: Bool { get }
@@ -112,6 +116,7 @@ protocol StreamRelay: AnyObject {
 
 /// A relay that passes every octet: plain TCP.
 final class TransparentRelay: StreamRelay {
+    var isSettled: Bool { true }
     var isAtRest: Bool { true }
     var wantsClientInput: Bool { true }
     var messages: SpliceMessages? { nil }

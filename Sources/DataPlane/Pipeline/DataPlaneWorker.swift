@@ -175,6 +175,12 @@ public final class DataPlaneWorker: @unchecked Sendable {
         }
     }
 
+    /// A port's device is not as it was. Nobody waits; called by any thread.
+    public func lookAtPorts() {
+        guard isRunning else { return }
+        _ = enqueue(Job(isAwaited: false, mayChangePorts: true) { $0.lookAtPorts() })
+    }
+
     // MARK: Way out
 
     /// The next event, in order; nil when there is none.

@@ -290,6 +290,12 @@ public struct Pipeline: ~Copyable {
 
     // MARK: Time
 
+    /// A port's device is not as it was: looked at with the next `tick`.
+    public mutating func lookAtPorts() {
+        nextTick = 0
+        nextMaintenance = 0
+    }
+
     /// Time-outs, ageing, ports that went or came back. Called at least every 100 ms, better every few ms.
     public mutating func tick(now: UInt64) {
         guard now >= nextTick else { return }

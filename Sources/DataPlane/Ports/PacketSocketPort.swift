@@ -18,6 +18,8 @@ public final class PacketSocketPort: Port {
         public var ringSlots = 512
         /// The device may be missing at the start: joined when it comes.
         public var mayBeAbsent = false
+        /// Looks at the link in our place; nil: `maintain` asks the kernel.
+        public var watch: LinkWatch?
         public init() {}
     }
 
@@ -31,6 +33,9 @@ public final class PacketSocketPort: Port {
     public var needsPolling: Bool { false }
 
     private let options: Options
+    private let link: DeviceLink
+    /// What `maintain` told last.
+    private var toldUp = false
     private var interfaceIndex: Int32 = 0
     private var received = dsr_batch()
     private var sending = dsr_batch()
@@ -52,6 +57,7 @@ public final class PacketSocketPort: Port {
         self.name = name
         self.device = device
         self.options = options
+        link = DeviceLink(device: device)
         buffers = options.receive == .batched ? FrameBuffers(count: Self.burst) : nil
         dsr_batch_init(&received, UInt32(Self.burst), 1)
         dsr_batch_init(&sending, 256, 0)
@@ -64,9 +70,9 @@ public final class PacketSocketPort: Port {
         }
         do {
             try open()
-        } catch  where options.mayBeAbsent {
-            return
-        }
+        } catch  where options.mayBeAbsent {}
+        toldUp = isUp
+        options.watch?.add(link)
     }
 
     deinit {
@@ -87,6 +93,7 @@ public final class PacketSocketPort: Port {
             shut()
             throw PortError(port: name, operation: "bind to \(device)", errno: -bound)
         }
+        link.look()
         readLink()
     }
 
@@ -122,12 +129,10 @@ public final class PacketSocketPort: Port {
     /// False when the device that we had joined is gone.
     @discardableResult
     private func readLink() -> Bool {
-        var index: Int32 = 0
-        var size: Int32 = 0
-        let flags = dsr_device_flags(device, &index, &size)
-        guard flags >= 0, index == interfaceIndex else { return false }
-        mtu = Int(size)
-        isUp = flags & Int32(IFF_UP) != 0 && flags & Int32(IFF_RUNNING) != 0
+        let state = link.newest
+        guard state.interfaceIndex == interfaceIndex else { return false }
+        mtu = state.mtu
+        isUp = state.isUp
         return true
     }
 
@@ -252,8 +257,11 @@ public final class PacketSocketPort: Port {
     // MARK: Link
 
     public func maintain(now: UInt64) -> Bool {
-        let wasUp = isUp
+        // Sending may have found it down meanwhile.
+        let wasUp = toldUp
+        defer { toldUp = isUp }
         let descriptor = pollDescriptor
+        if options.watch == nil { link.look() }
         if pollDescriptor >= 0 {
             deviceCounters.receiveDrops &+= UInt64(dsr_packet_drops(pollDescriptor))
             if !readLink() {

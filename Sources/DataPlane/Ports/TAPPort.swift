@@ -12,15 +12,23 @@ public final class TAPPort: Port {
     public private(set) var deviceCounters = PortDeviceCounters()
     public var needsPolling: Bool { false }
     private let mtu: Int
+    private let link: DeviceLink
+    private let isWatched: Bool
     private let buffers = FrameBuffers(count: burst)
     private static let burst = 64
 
     /// Makes the device and brings it up. Throws when the name is taken or the kernel refuses.
-    public init(name: String, macAddress: MACAddress, mtu: Int = 0) throws(PortError) {
+    /// `watch` looks at the device in our place; nil: `maintain` asks the kernel.
+    public init(name: String, macAddress: MACAddress, mtu: Int = 0, watch: LinkWatch? = nil)
+        throws(PortError)
+    {
         self.name = name
         self.macAddress = macAddress
         self.mtu = mtu
+        link = DeviceLink(device: name)
+        isWatched = watch != nil
         try reopen()
+        watch?.add(link)
     }
 
     deinit { if pollDescriptor >= 0 { close(pollDescriptor) } }
@@ -43,6 +51,7 @@ public final class TAPPort: Port {
             throw PortError(port: name, operation: "TAP device", errno: -descriptor)
         }
         pollDescriptor = descriptor
+        link.look()
         isUp = true
     }
 
@@ -81,10 +90,9 @@ public final class TAPPort: Port {
     public func flush(now: UInt64) {}
 
     public func maintain(now: UInt64) -> Bool {
-        var index: Int32 = 0
-        var size: Int32 = 0
-        let flags = dsr_device_flags(name, &index, &size)
-        let up = flags >= 0 && index == interfaceIndex && flags & Int32(IFF_UP) != 0
+        if !isWatched { link.look() }
+        let state = link.newest
+        let up = state.interfaceIndex == interfaceIndex && state.isUp
         defer { isUp = up }
         return up != isUp
     }
