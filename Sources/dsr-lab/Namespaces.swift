@@ -37,6 +37,16 @@ enum Namespaces {
         guard failures.isEmpty else { throw LabError(failures.joined(separator: "\n")) }
     }
 
+    /// What a lab's hosts do not take over from the machine. BBR, where that is the machine's choice, sends four
+    /// segments for each round trip during 200 ms in every 10 s (its PROBE_RTT), which looks like a fault of the
+    /// switch. Reno is what every namespace may choose; CUBIC, Debian's own choice, need not be.
+    static let usualSettings: [String: String] = {
+        let path = "/proc/sys/net/ipv4/tcp_congestion_control"
+        let present = (try? String(contentsOfFile: path, encoding: .utf8)) ?? ""
+        return ["cubic", "reno"].contains(present.trimmingCharacters(in: .whitespacesAndNewlines))
+            ? [:] : ["net.ipv4.tcp_congestion_control": "reno"]
+    }()
+
     static func set(_ name: String, _ values: [String: String]) throws {
         guard !values.isEmpty else { return }
         let words = values.sorted { $0.key < $1.key }.map { "\($0.key)=\($0.value)" }

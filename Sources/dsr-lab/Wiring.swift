@@ -6,7 +6,9 @@ struct Wiring {
     func connect() throws {
         for host in topology.hosts {
             try Namespaces.make(state.namespace(host.name))
-            try Namespaces.set(state.namespace(host.name), host.sysctl ?? [:])
+            try Namespaces.set(
+                state.namespace(host.name),
+                Namespaces.usualSettings.merging(host.sysctl ?? [:]) { $1 })
         }
         for link in topology.links ?? [] { try connect(link) }
         for network in topology.networks ?? [] { try build(network) }
