@@ -56,6 +56,30 @@ private let second: UInt64 = 1_000_000_000
         #expect(monitor.state == .up)
     }
 
+    /// A volume that is on its way to another server is answered for wrongly for a moment; only silence counts at
+    /// once.
+    @Test func `a suspect that answers wrongly is asked twice`() {
+        var monitor = Self.up()
+        _ = monitor.handle(.soft(.sessionReset), now: 10 * second)
+        #expect(monitor.state == .suspect)
+        let later = 10 * second + 5 * millisecond
+        #expect(monitor.handle(.probe(.bad), now: later) == [])
+        #expect(monitor.nextDeadline == 10 * second + 100 * millisecond)
+        #expect(
+            monitor.tick(now: 10 * second + 100 * millisecond)
+                == [.probe(timeout: 300 * millisecond)])
+        var other = monitor
+        #expect(other.handle(.probe(.good), now: 11 * second) == [.cleared])
+        #expect(
+            monitor.handle(.probe(.bad), now: 10 * second + 110 * millisecond)
+                == [.down(.badAnswer, sinceSuspicion: 110 * millisecond)])
+        var silent = Self.up()
+        _ = silent.handle(.soft(.sessionReset), now: 10 * second)
+        #expect(
+            silent.handle(.probe(.timedOut), now: later)
+                == [.down(.timedOut, sinceSuspicion: 5 * millisecond)])
+    }
+
     @Test func `a server that returns is asked again soon`() {
         var monitor = Self.up()
         _ = monitor.handle(.probe(.refused), now: 0)

@@ -8,7 +8,8 @@
 /// | reset, unexpected FIN, late request, silent agent | soft: suspect, and a probe at once decides |
 ///
 /// A suspect is down after `suspectFall` bad probes and cleared by a good one. Without an answer its probe
-/// counts as bad. A silent agent counts once until it is heard again. Each failure counts for `FlapDamping`.
+/// counts as bad; an answer that is not as it should be must come twice, since it may be of a volume that is on
+/// its way to another server. A silent agent counts once until it is heard again. Each failure counts for `FlapDamping`.
 package struct ServerMonitor: Hashable, Sendable {
     package struct Settings: Hashable, Sendable {
         /// Good probes in a row until a server that was down is up.
@@ -211,7 +212,8 @@ package struct ServerMonitor: Hashable, Sendable {
             return bad >= settings.fall ? goDown(reason, now: now) : []
         case .suspect:
             bad += 1
-            return bad >= settings.suspectFall ? goDown(reason, now: now) : urgentProbe(now: now)
+            let enough = reason == .badAnswer ? max(2, settings.suspectFall) : settings.suspectFall
+            return bad >= enough ? goDown(reason, now: now) : urgentProbe(now: now)
         }
     }
 
