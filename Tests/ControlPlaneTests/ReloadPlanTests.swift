@@ -128,7 +128,7 @@ import Testing
         let plan = try plan(
             ("servers: [a, b], assigned: b", "servers: [a, b], assigned: a"),
             ("name: echo", "name: discard"))
-        #expect(plan.resourcesChanged == ["r2": "stay at b until they end"])
+        #expect(plan.resourcesChanged == ["r2": "move to a"])
         #expect(plan.servicesChanged.keys.sorted() == ["echo"])
     }
 }

@@ -80,7 +80,7 @@ package struct ReloadPlan: Sendable, Equatable {
             if let before, let after, before.assigned != after.assigned {
                 changes.append(
                     "resource \(name): assigned to \(after.assigned) instead of \(before.assigned)")
-                resourcesChanged[name] = "stay at \(before.assigned) until they end"
+                resourcesChanged[name] = "move to \(after.assigned)"
             } else {
                 changes.append("resource \(name): \(verb)")
                 if before != nil { resourcesChanged[name] = "go on as they are until they end" }

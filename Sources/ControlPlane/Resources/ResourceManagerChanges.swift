@@ -192,11 +192,15 @@ extension ResourceManager {
         return true
     }
 
-    /// Sessions that an interrupted change has left behind come to the server of their resource, when no other
-    /// change takes them along.
+    /// Sessions that an interrupted change has left behind, or that are where their resource was before the
+    /// configuration was read again, come to the server of their resource, when no other change takes them along
+    /// and that server is known to serve.
     mutating func planLeftovers() {
         for resource in leftovers.keys.sorted() where !isChanging(resource) {
-            guard let owner = table.assignedServer(of: resource), !isDown(owner) else { continue }
+            guard let owner = table.assignedServer(of: resource),
+                let place = index(of: owner),
+                [.up, .suspect].contains(servers[place].monitor.state)
+            else { continue }
             leftovers[resource]?.remove(owner)
             guard let from = leftovers[resource]?.min() else {
                 leftovers[resource] = nil

@@ -56,6 +56,13 @@ extension ResourceManager {
             else { continue }
             places[move.resource, default: []].formUnion(sources.map(\.server))
         }
+        // Where the file has put a resource its sessions follow.
+        for resource in table.all {
+            guard let before = old.table.assignedServer(of: resource.name),
+                before != resource.assigned
+            else { continue }
+            places[resource.name, default: []].insert(before)
+        }
         leftovers = places.filter { table[$0.key] != nil }.mapValues { servers in
             servers.filter { index(of: $0) != nil }
         }
