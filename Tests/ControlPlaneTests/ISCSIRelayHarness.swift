@@ -122,10 +122,13 @@ final class ISCSIRelayHarness {
             random: { [UInt8](repeating: 3, count: $0) })
     }
 
+    private func makeTarget(_ options: SimulatedISCSIOptions) -> SimulatedISCSITarget {
+        SimulatedISCSITarget(
+            options, disk: disk, seed: self.options.seed &* 31 &+ UInt64(targets.count) &+ 5)
+    }
+
     private func addTarget(_ options: SimulatedISCSIOptions) {
-        targets.append(
-            SimulatedISCSITarget(
-                options, disk: disk, seed: self.options.seed &* 31 &+ UInt64(targets.count) &+ 5))
+        targets.append(makeTarget(options))
     }
 
     func start() {
@@ -330,6 +333,57 @@ final class ISCSIRelayHarness {
         relay.prepare(login(command: recovery.firstCommand, status: 1), recovery: recovery)
         addTarget(next)
         relay.begin(output: &output)
+    }
+
+    /// The next server, logged in to while the present one goes on.
+    struct Standby {
+        var target: SimulatedISCSITarget
+        var session: ISCSIInitiatorResult
+        var rest: [UInt8]
+        var command: UInt32
+    }
+
+    /// For a relay that holds new requests.
+    func openStandby() -> Standby? {
+        let command = relay.numbers.nextCommand
+        let target = makeTarget(options.second)
+        var nexus = ISCSINexusLogin(login(command: command, status: 1), replacing: [:])
+        target.receive(nexus.start())
+        for _ in 0..<1_000 {
+            _ = target.step()
+            var answer: [UInt8] = []
+            let part = target.takeOutput(1 + random.below(200))
+            let outcome = part.withUnsafeBytes { nexus.receive($0, answer: &answer) }
+            target.receive(answer)
+            switch outcome {
+            case .established(let session):
+                return Standby(
+                    target: target, session: session, rest: nexus.rest, command: command)
+            case .failed(_, let reason):
+                failed = reason
+                return nil
+            case nil: break
+            }
+        }
+        failed = "the standby is not logged in"
+        return nil
+    }
+
+    /// The present server is left; the standby takes over.
+    func take(_ standby: Standby) {
+        fail()
+        let recovery = relay.prepareRecovery(maximumSegment: options.second.segment)
+        if recovery.firstCommand != standby.command {
+            problems.append("login with \(standby.command), not \(recovery.firstCommand)")
+        }
+        targets.append(standby.target)
+        do {
+            try relay.take(
+                standby.session, recovery: recovery, rest: standby.rest, output: &output)
+        } catch {
+            failed = error.message
+        }
+        sayToClient()
     }
 
     /// Runs without a cut and keeps what has passed since the login.

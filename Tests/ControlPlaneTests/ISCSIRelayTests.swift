@@ -430,11 +430,14 @@ import Testing
             guard harness.run() else { continue }
             harness.cut = nil
             harness.relay.hold()
+            let standby = random.below(2) == 0 ? harness.openStandby() : nil
             harness.run()
             #expect(harness.isQuiet && harness.log.openCount == 0)
             #expect(harness.problems.isEmpty && harness.failed == nil)
             if random.below(3) == 0 {
                 harness.release()
+            } else if let standby {
+                harness.take(standby)
             } else {
                 harness.fail()
                 harness.recover()

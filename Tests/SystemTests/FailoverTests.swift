@@ -134,8 +134,12 @@ extension SystemTests {
             try await restore(lab)
             let load = try await VerifiedLoad(lab, resources: resources, sessions: 4, seconds: 5)
             try await Task.sleep(for: .seconds(1))
+            let standbys = try await lab.metric("dsr_standby_servers_total{outcome=\"taken\"}")
             _ = try await lab.dsrctl("server", "drain", "server1", "--wait")
             #expect(!(try await lab.assignment()).values.contains("server1"))
+            // The next server was logged in to while this one finished.
+            let taken = try await lab.metric("dsr_standby_servers_total{outcome=\"taken\"}")
+            #expect(taken > standbys)
             let sessions = try await lab.get([Laboratory.Session].self, "/sessions")
             #expect(!sessions.contains { $0.server == "server1" })
             _ = try await lab.dsrctl("server", "undrain", "server1")

@@ -161,6 +161,12 @@ extension Daemon {
             kind: .counter)
         giveUps.add(total.spliceGiveUps, .init("change", "splice"))
         giveUps.add(total.unspliceGiveUps, .init("change", "unsplice"))
+        var standbys = MetricFamily(
+            name: "dsr_standby_servers_total",
+            help: "Servers that were logged in to while a session's present server finished.",
+            kind: .counter)
+        standbys.add(total.standbys, .init("outcome", "taken"))
+        standbys.add(total.standbyGiveUps, .init("outcome", "given_up"))
         var relayed = MetricFamily(
             name: "dsr_relayed_bytes_total",
             help: "Octets that went through the control plane, by the side they came from.",
@@ -178,7 +184,7 @@ extension Daemon {
             counter(
                 "dsr_server_failures_total",
                 "Commands answered with an error because no server could be had for them.",
-                counters.serverLoginFailures), changes, giveUps,
+                counters.serverLoginFailures), changes, giveUps, standbys,
             gauge(
                 "dsr_splice_longest_stall_seconds",
                 "Longest time for which packets were held by one change of state.",

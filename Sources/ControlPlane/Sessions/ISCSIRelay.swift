@@ -25,9 +25,8 @@ package final class ISCSIRelay: StreamRelay {
     enum Mode {
         /// Without a server.
         case idle
-        case login(ISCSIInitiatorLogin)
+        case login(ISCSINexusLogin)
         /// Another server takes the place of the one that was.
-        case setup(ISCSINexusSetup)
         case recovering
         case passing
     }
@@ -56,7 +55,7 @@ package final class ISCSIRelay: StreamRelay {
     /// Where the stream to the client stands, in positions that count on whatever carries it.
     package internal(set) var position = SequenceNumber(0)
     /// What the client was told last, from the login on.
-    var numbers: ISCSIClientPosition
+    package internal(set) var numbers: ISCSIClientPosition
     /// Reservations by unit, and commands that may change them, by tag.
     package internal(set) var reservations: [UInt64: ISCSIReservation] = [:]
     var watched: Set<UInt32> = []
@@ -95,7 +94,7 @@ package final class ISCSIRelay: StreamRelay {
 
     /// Before the connection to the first server.
     package func prepare(_ login: ISCSIInitiatorLogin) {
-        mode = .login(login)
+        mode = .login(ISCSINexusLogin(login))
         recovery = nil
         serverReader.clear()
         directions = [Direction(), Direction()]
@@ -106,7 +105,7 @@ package final class ISCSIRelay: StreamRelay {
 
     package func begin(output: inout RelayOutput) {
         guard case .login(var login) = mode else { return }
-        output.toServer.append(login.start().encoded())
+        output.toServer.append(login.start())
         mode = .login(login)
     }
 
@@ -191,9 +190,8 @@ package final class ISCSIRelay: StreamRelay {
         _ bytes: UnsafeRawBufferPointer, from side: SpliceSide, output: inout RelayOutput
     ) throws(RelayError) {
         switch (mode, side) {
-        case (.idle, .client), (.login, .client), (.setup, .client):
-            backlog.append(contentsOf: bytes)
-        case (.login, .server), (.setup, .server): try makeNexus(bytes, output: &output)
+        case (.idle, .client), (.login, .client): backlog.append(contentsOf: bytes)
+        case (.login, .server): try logIn(bytes, output: &output)
         case (.recovering, .client): try recoverFromClient(bytes, output: &output)
         case (.recovering, .server): try recoverFromServer(bytes, output: &output)
         case (.idle, .server): break
@@ -201,48 +199,36 @@ package final class ISCSIRelay: StreamRelay {
         }
     }
 
-    private func makeNexus(
+    private func logIn(
         _ bytes: UnsafeRawBufferPointer, output: inout RelayOutput
     ) throws(RelayError) {
-        serverReader.append(bytes)
-        do throws(ISCSIError) {
-            while let pdu = try serverReader.next() {
-                switch mode {
-                case .login(var machine):
-                    let actions = machine.receive(pdu)
-                    mode = .login(machine)
-                    for action in actions {
-                        switch action {
-                        case .send(let next): output.toServer.append(next.encoded())
-                        case .failed(let status, let reason):
-                            mode = .idle
-                            return onLogin(.failed(status: status, reason))
-                        case .established(let result): loggedIn(result, output: &output)
-                        }
-                    }
-                case .setup(var machine):
-                    let actions = machine.receive(pdu)
-                    mode = .setup(machine)
-                    for action in actions {
-                        switch action {
-                        case .send(let next): output.toServer.append(next.encoded())
-                        case .failed(let reason):
-                            mode = .idle
-                            return onLogin(.failed(status: 0xfffe, reason))
-                        case .ready: startRecovery(machine.session, output: &output)
-                        }
-                    }
-                case .idle, .recovering, .passing: break
-                }
-                if isEstablished { break }
-            }
-        } catch {
+        guard case .login(var login) = mode else { return }
+        var answer: [UInt8] = []
+        let outcome = login.receive(bytes, answer: &answer)
+        mode = .login(login)
+        output.toServer.append(answer)
+        switch outcome {
+        case .failed(let status, let reason):
             mode = .idle
-            return onLogin(.failed(status: 0xffff, "\(error)"))
+            onLogin(.failed(status: status, reason))
+        case .established(let session):
+            try begin(session, rest: login.rest, output: &output)
+        case nil: break
+        }
+    }
+
+    /// The nexus is there. `rest`: what the server has sent behind that.
+    func begin(
+        _ session: ISCSIInitiatorResult, rest: [UInt8], output: inout RelayOutput
+    ) throws(RelayError) {
+        if recovery != nil {
+            startRecovery(session, output: &output)
+        } else {
+            mode = .passing
+            isEstablished = true
+            onLogin(.established(session))
         }
         guard isEstablished else { return }
-        let rest = serverReader.remaining
-        serverReader.clear()
         let waiting = takeBacklog()
         if case .recovering = mode {
             try recoverFromClient([], output: &output)
@@ -255,16 +241,4 @@ package final class ISCSIRelay: StreamRelay {
             try receive(buffer, from: .server, output: &output)
         }
     }
-
-    private func loggedIn(_ result: ISCSIInitiatorResult, output: inout RelayOutput) {
-        guard recovery != nil else {
-            mode = .passing
-            isEstablished = true
-            return onLogin(.established(result))
-        }
-        var setup = ISCSINexusSetup(result, reservations: reservations)
-        output.toServer.append(setup.start().encoded())
-        mode = .setup(setup)
-    }
-
 }

@@ -6,6 +6,11 @@ extension ISCSIRelay {
     /// New requests wait from now on; `onQuiet` tells when those that are open have ended.
     package func hold() {
         isHolding = true
+        tellWhenQuiet()
+    }
+
+    /// Asks for `onQuiet`, once more.
+    func tellWhenQuiet() {
         isQuietTold = false
         tellIfQuiet()
     }
@@ -30,11 +35,15 @@ extension ISCSIRelay {
         }
     }
 
+    /// Held, and nothing is open at the server or half said by it.
+    var isQuiet: Bool {
+        guard isHolding, case .passing = mode else { return false }
+        return log?.openCount == 0 && owed.isEmpty && directions[1].remaining == 0
+            && directions[1].header.isEmpty && directions[1].gathered == nil
+    }
+
     func tellIfQuiet() {
-        guard isHolding, !isQuietTold, case .passing = mode, log?.openCount == 0, owed.isEmpty,
-            directions[1].remaining == 0, directions[1].header.isEmpty,
-            directions[1].gathered == nil
-        else { return }
+        guard !isQuietTold, isQuiet else { return }
         isQuietTold = true
         onQuiet()
     }

@@ -19,11 +19,22 @@ extension ISCSIRelay {
     }
 
     package func prepare(_ login: ISCSIInitiatorLogin, recovery: ISCSIRecovery) {
-        mode = .login(login)
+        mode = .login(ISCSINexusLogin(login, replacing: reservations))
         self.recovery = recovery
         owed = [:]
         serverReader.clear()
         isEstablished = false
+    }
+
+    /// The same for a server that was logged in to beforehand, with the recovery's `firstCommand`.
+    package func take(
+        _ session: ISCSIInitiatorResult, recovery: ISCSIRecovery, rest: [UInt8],
+        output: inout RelayOutput
+    ) throws(RelayError) {
+        self.recovery = recovery
+        owed = [:]
+        serverReader.clear()
+        try begin(session, rest: rest, output: &output)
     }
 
     static func task(_ request: LoggedRequest) -> ISCSIOpenTask {
@@ -40,7 +51,7 @@ extension ISCSIRelay {
             // The present PDU of the client comes anew as a whole.
             takeClientPart(remaining: directions[0].remaining)
             clientReader.append(directions[0].header)
-        case .recovering, .idle, .login, .setup: break
+        case .recovering, .idle, .login: break
         }
         mode = .idle
         directions = [Direction(), Direction()]

@@ -244,6 +244,9 @@ final class ISCSISession: Session {
             clock: { [engine] in engine.loop.now })
         self.relay = relay
         let redirect = Redirect(id: id, engine: engine, client: leg, relay: relay)
+        redirect.isStandbyWanted = { [weak self] in
+            $0 == self?.standbyPurpose && self?.relay?.reservations.isEmpty == true
+        }
         redirect.requestDeadline = { [weak self] in self?.requestDeadline ?? 0 }
         relay.onLogin = { [weak self] in self?.serverLogin($0) }
         // Weak: the redirect holds this closure.
@@ -257,6 +260,9 @@ final class ISCSISession: Session {
             case .connectFailed(let reason): serverFailed("connect: \(reason)")
             case .serverLost(let reason): serverLost(reason)
             case .serverLeft: serverLeft()
+            case .serverHeld: prepareStandby()
+            case .serverReplaced(let purpose, let session, let rest):
+                serverReplaced(purpose, session, rest: rest)
             case .requestLate: portal.trouble(serverName ?? "", .requestLate)
             case .ended(let reason): finished(reason)
             }
@@ -317,6 +323,53 @@ final class ISCSISession: Session {
         lossReason = ""
         waitingSince = engine.loop.now
         attach()
+    }
+
+    /// What a connection to the next server is to be good for, now that new requests wait; nil: nothing.
+    private var standbyPurpose: ServerStandby.Purpose? {
+        guard hasBegun, let resource, let relay,
+            let assigned = portal.resources.assignedServer(of: resource.name),
+            assigned != serverName, portal.isServing(assigned),
+            let address = portal.address(of: assigned, like: leg.remote.address),
+            let local = engine.storageAddress(like: address.address)
+        else { return nil }
+        return ServerStandby.Purpose(
+            server: assigned, address: address, local: local,
+            commandSequence: relay.numbers.nextCommand)
+    }
+
+    /// Not when reservations have to be made again: the present nexus may still hold them.
+    private func prepareStandby() {
+        guard let login, let resource, let relay, relay.reservations.isEmpty,
+            let purpose = standbyPurpose
+        else { return }
+        let request = portal.serverRequest(
+            login, resource: resource, server: purpose.server,
+            commandSequence: purpose.commandSequence, expectedStatus: 1)
+        core?.openStandby(
+            purpose,
+            login: ISCSINexusLogin(
+                ISCSIInitiatorLogin(request, random: portal.random), replacing: [:]),
+            timeout: portal.serverTimeout)
+    }
+
+    private func serverReplaced(
+        _ purpose: ServerStandby.Purpose, _ session: ISCSIInitiatorResult, rest: [UInt8]
+    ) {
+        guard let relay, let core else { return }
+        formerServer = serverName
+        serverName = purpose.server
+        lossReason = ""
+        waitingSince = engine.loop.now
+        let recovery = relay.prepareRecovery(
+            maximumSegment: portal.maximumSegment(of: purpose.server))
+        guard recovery.firstCommand == purpose.commandSequence else {
+            core.abandonServer()
+            return attach()
+        }
+        core.tellRelay { output throws(RelayError) in
+            try relay.take(session, recovery: recovery, rest: rest, output: &output)
+        }
     }
 
     /// Moves to the server that has the resource now. `isOrderly`: the present one is alive and finishes what

@@ -1,5 +1,6 @@
 import DataPlane
 import Logging
+import StorageProtocols
 
 /// One client's transport connection and the one to the server that serves it, whatever carries them now:
 /// kernel sockets joined by a relay, or a splice in the dataplane. Moves them from one to the other.
@@ -28,6 +29,10 @@ final class Redirect {
         /// The server leg broke off, or was left; the client leg is a kernel socket and waits.
         case serverLost(String)
         case serverLeft
+        /// New requests wait: whoever knows where they will go may open a standby.
+        case serverHeld
+        /// The standby's connection has become the server leg; the relay knows nothing of it yet.
+        case serverReplaced(ServerStandby.Purpose, ISCSIInitiatorResult, rest: [UInt8])
         /// A request of the spliced session is open for longer than it should.
         case requestLate
         /// Both ends closed, or one broke off.
@@ -40,6 +45,9 @@ final class Redirect {
         var unsplices: UInt64 = 0
         var spliceGiveUps: UInt64 = 0
         var unspliceGiveUps: UInt64 = 0
+        /// Servers that were logged in to beforehand: that took over, and that did not.
+        var standbys: UInt64 = 0
+        var standbyGiveUps: UInt64 = 0
         /// ns from the freeze to the release of held packets.
         var longestFreeze: UInt64 = 0
         var lastFreeze: UInt64 = 0
@@ -60,6 +68,8 @@ final class Redirect {
             unsplices += other.unsplices
             spliceGiveUps += other.spliceGiveUps
             unspliceGiveUps += other.unspliceGiveUps
+            standbys += other.standbys
+            standbyGiveUps += other.standbyGiveUps
             longestFreeze = max(longestFreeze, other.longestFreeze)
             longestDrain = max(longestDrain, other.longestDrain)
             relayedFromClient += other.relayedFromClient
@@ -99,6 +109,10 @@ final class Redirect {
     /// The session is to be left by its server in good order: nothing new goes there.
     var isLeaving = false
     var lossReason = ""
+    /// The connection to the server that is next, while the present one finishes.
+    var standby: ServerStandby?
+    /// Whether a standby still serves its purpose.
+    var isStandbyWanted: (ServerStandby.Purpose) -> Bool = { _ in false }
     /// Another server takes over what a lost or left one had: its login is another matter than the first.
     var isReplacing = false
     /// Only the control plane can answer a message: back to the relay, then splice again.
@@ -137,13 +151,16 @@ final class Redirect {
     /// Gives octets of the client, read before the server leg was there, to the relay.
     func inject(_ bytes: [UInt8], from side: SpliceSide) {
         guard !bytes.isEmpty else { return }
-        do {
+        tellRelay { output throws(RelayError) in
             try bytes.withBytes { buffer throws(RelayError) in
                 try relay.receive(buffer, from: side, output: &output)
             }
-        } catch {
-            return end(error.message, reset: true)
         }
+    }
+
+    /// Lets the session tell its relay something that makes output.
+    func tellRelay(_ body: (inout RelayOutput) throws(RelayError) -> Void) {
+        do { try body(&output) } catch { return end(error.message, reset: true) }
         pump()
     }
 
@@ -289,6 +306,7 @@ final class Redirect {
         state = .ended
         timer?.cancel()
         timer = nil
+        dropStandby()
         for leg in [client, server].compactMap({ $0 }) where leg.descriptor >= 0 {
             engine.loop.unregister(leg.descriptor)
             if reset { Socket.setReset(leg.descriptor) }

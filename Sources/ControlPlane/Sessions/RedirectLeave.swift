@@ -18,6 +18,7 @@ extension Redirect {
     func stayAfterAll() {
         guard isLeaving else { return }
         isLeaving = false
+        dropStandby()
         if let relay = relay as? ISCSIRelay, relay.isHolding {
             do { try relay.release(output: &output) } catch {
                 return end(error.message, reset: true)
@@ -35,14 +36,20 @@ extension Redirect {
             self?.engine.loop.postLocal { self?.leaveQuietServer() }
         }
         relay.hold()
+        onOutcome(.serverHeld)
     }
 
-    private func leaveQuietServer() {
-        guard isLeaving, state == .relaying, (relay as? ISCSIRelay)?.isHolding == true else {
-            return
-        }
+    /// Nothing is open at the server, or the standby is decided: goes on when both are so.
+    func leaveQuietServer() {
+        guard isLeaving, state == .relaying, let relay = relay as? ISCSIRelay, relay.isHolding
+        else { return }
+        guard relay.isQuiet else { return relay.tellWhenQuiet() }
+        if let standby, standby.outcome == nil { return }
         timer?.cancel()
         timer = nil
+        if let purpose = standby?.purpose, isStandbyWanted(purpose), let next = takeStandby() {
+            return onOutcome(.serverReplaced(purpose, next.session, rest: next.rest))
+        }
         leaveServer()
         onOutcome(.serverLeft)
     }

@@ -74,6 +74,7 @@ extension Redirect {
         guard state == .connecting || state == .relaying else { return }
         timer?.cancel()
         timer = nil
+        dropStandby()
         wantsSplice = false
         if let server { Socket.setReset(server.descriptor) }
         dropServer()
@@ -92,6 +93,7 @@ extension Redirect {
 
     /// Both legs are kernel sockets: the server's goes, what it had to do stays with the relay.
     func leaveServer() {
+        dropStandby()
         relay.detach()
         if let server { Socket.setReset(server.descriptor) }
         dropServer()

@@ -26,8 +26,13 @@ extension Redirect {
         schedule(after: delay) { [weak self] in self?.beginSplice() }
     }
 
+    /// ns that requests which were held, or are done again, have before the splice.
+    private static let replacedSettleTime: UInt64 = 50_000_000
+
     func scheduleFirstSplice() {
-        let start = connectedAt + settleTime
+        // What waited for a new server must not wait for the drain as well.
+        let settle = isReplacing ? max(settleTime, Self.replacedSettleTime) : settleTime
+        let start = connectedAt + settle
         let now = engine.loop.now
         scheduleSplice(after: start > now ? start - now : 0)
     }

@@ -32,7 +32,8 @@ final class ServiceSession: Session {
         core.onOutcome = { [weak self] outcome in
             guard let self else { return }
             switch outcome {
-            case .connected, .serverLost, .serverLeft, .requestLate: break
+            case .connected, .serverLost, .serverLeft, .serverHeld, .serverReplaced, .requestLate:
+                break
             case .connectFailed(let reason):
                 engine.log.warning("service \(name): \(serverName) at \(address): \(reason)")
                 core.end("no connection to \(serverName): \(reason)", reset: true)

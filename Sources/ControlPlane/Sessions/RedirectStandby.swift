@@ -1,0 +1,97 @@
+import DataPlane
+import Logging
+import StorageProtocols
+
+/// The next server is logged in to while the present one finishes.
+extension Redirect {
+    /// For a redirect that holds new requests. What goes wrong with it costs nothing but time: the next server
+    /// is connected to again when the present one is left.
+    func openStandby(
+        _ purpose: ServerStandby.Purpose, login: ISCSINexusLogin, timeout: UInt64
+    ) {
+        // The dataplane changes the options of a client's SYN for a server only when it knows of the
+        // connection beforehand.
+        guard isLeaving, state == .relaying, standby == nil, client.usesTimestamps, client.usesSACK
+        else { return }
+        do {
+            standby = try ServerStandby(
+                purpose, login: login, client: client, engine: engine, timeout: timeout
+            ) { [weak self] in
+                // Not from within the standby.
+                self?.engine.loop.postLocal { self?.leaveQuietServer() }
+            }
+        } catch {
+            engine.log.debug("session \(id): standby at \(purpose.server): \(error)")
+        }
+    }
+
+    func dropStandby() {
+        guard let standby else { return }
+        statistics.standbyGiveUps += 1
+        standby.cancel()
+        self.standby = nil
+    }
+
+    /// The standby's connection becomes the server leg. Nil: it cannot be had, and nothing has changed.
+    func takeStandby() -> (session: ISCSIInitiatorResult, rest: [UInt8])? {
+        guard let standby, case .ready(let session)? = standby.outcome, standby.isSent,
+            standby.leg.usesTimestamps, standby.leg.usesSACK
+        else {
+            if case .failed(let reason)? = standby?.outcome {
+                engine.log.notice("session \(id): standby: \(reason)")
+            }
+            dropStandby()
+            return nil
+        }
+        var next = standby.leg
+        do {
+            let before = try TCPInfo(descriptor: next.descriptor)
+            let positions = try TCPRepair.freeze(next.descriptor, timestamps: true)
+            try TCPRepair.thaw(next.descriptor)
+            let after = try TCPInfo(descriptor: next.descriptor)
+            guard after.isEstablished, after.bytesReceived == before.bytesReceived else {
+                throw RelayError(message: "the server closes it, or sends without being asked")
+            }
+            next.base = positions.receiveNext - UInt32(truncatingIfNeeded: after.bytesReceived)
+        } catch {
+            engine.log.notice("session \(id): standby: \(error)")
+            dropStandby()
+            return nil
+        }
+        self.standby = nil
+        leaveServer()
+        server = next
+        do {
+            try engine.apply([
+                .splice(
+                    .attachServer(
+                        id,
+                        SpliceLeg(
+                            domain: engine.storageDomain, localAddress: next.local.address,
+                            localPort: next.local.port, localMAC: engine.storageMAC,
+                            remoteAddress: next.remote.address, remotePort: next.remote.port,
+                            remoteMAC: .zero, remoteScale: next.remoteScale,
+                            localScale: next.localScale, remoteBase: next.base)))
+            ])
+            // Read again: data may have come before the dataplane began to follow.
+            let received = try TCPInfo(descriptor: next.descriptor).bytesReceived
+            engine.post(
+                id,
+                [
+                    .updateLeg(
+                        id, .server, remoteScale: next.remoteScale, localScale: next.localScale,
+                        received: (next.base, next.base + UInt32(truncatingIfNeeded: received)))
+                ])
+        } catch {
+            engine.log.notice("session \(id): standby: \(error)")
+            leaveServer()
+            return nil
+        }
+        statistics.standbys += 1
+        isServerBaseKnown = true
+        connectedAt = engine.loop.now
+        state = .relaying
+        watch(.server)
+        return (session, standby.rest)
+    }
+}
