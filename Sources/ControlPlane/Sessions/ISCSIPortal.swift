@@ -7,24 +7,19 @@ final class ISCSIPortal {
     /// Changed by the resource management only.
     private(set) var resources: ResourceTable
     private var credentials: CredentialTable
-    private var users: [Credential]
     private var servers: [String: Server]
-    private var requiresCHAP: Bool
+    private var settings: Settings
     private let engine: SessionEngine
     private let port: UInt16
     /// Learned by probes, by server and resource.
     private var learned: [String: [String: ISCSIServerParameters]] = [:]
     private var identities: [String: [[UInt8]: ISCSIServerProbe.UnitIdentity]] = [:]
     private var lastTSIH: UInt16 = 0
-    private(set) var splicesAutomatically: Bool
-    /// ns that a client's login may take.
-    private(set) var loginTimeout: UInt64
-    /// ns from a session's first command to the end of the login at its server, as for a health check.
-    private(set) var serverTimeout: UInt64
-    /// ns that a session waits for a server before it is given up.
-    private(set) var serverWait: UInt64
-    /// For how long requests may be open before somebody looks.
-    private(set) var requestDeadline: RequestDeadline
+    var splicesAutomatically: Bool { settings.splicesAutomatically }
+    var loginTimeout: UInt64 { settings.loginTimeout }
+    var serverTimeout: UInt64 { settings.serverTimeout }
+    var serverWait: UInt64 { settings.serverWait }
+    var requestDeadline: RequestDeadline { settings.requestDeadline }
     /// Octets of one session's request log; 0: none is kept.
     private let logMaximum: Int
     let logBudget: RequestLogBudget
@@ -35,19 +30,41 @@ final class ISCSIPortal {
         credentials = CredentialTable(
             credentials: configuration.credentials, servers: configuration.servers,
             resources: configuration.resources)
-        users = configuration.credentials
-        servers = Dictionary(
-            configuration.servers.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
-        requiresCHAP = configuration.iscsi.requiresCHAP
-        splicesAutomatically = configuration.iscsi.splicesAutomatically
+        servers = Self.byName(configuration.servers)
+        settings = Settings(configuration)
         port = configuration.iscsi.port
-        loginTimeout = UInt64(configuration.limits.loginTimeoutMilliseconds) * 1_000_000
-        serverTimeout = UInt64(configuration.health.timeoutMilliseconds) * 1_000_000
-        serverWait = UInt64(configuration.health.serverWaitMilliseconds) * 1_000_000
-        requestDeadline = RequestDeadline(configuration.health)
         logMaximum = configuration.limits.requestLogBytes
         logBudget = RequestLogBudget(maximum: configuration.limits.requestLogTotalBytes)
         self.engine = engine
+    }
+
+    /// What a reload may change, as the configuration has it.
+    private struct Settings {
+        let users: [Credential]
+        let requiresCHAP: Bool
+        let splicesAutomatically: Bool
+        /// ns that a client's login may take.
+        let loginTimeout: UInt64
+        /// ns from a session's first command to the end of the login at its server, as for a health check.
+        let serverTimeout: UInt64
+        /// ns that a session waits for a server before it is given up.
+        let serverWait: UInt64
+        /// For how long requests may be open before somebody looks.
+        let requestDeadline: RequestDeadline
+
+        init(_ configuration: Configuration) {
+            users = configuration.credentials
+            requiresCHAP = configuration.iscsi.requiresCHAP
+            splicesAutomatically = configuration.iscsi.splicesAutomatically
+            loginTimeout = UInt64(configuration.limits.loginTimeoutMilliseconds) * 1_000_000
+            serverTimeout = UInt64(configuration.health.timeoutMilliseconds) * 1_000_000
+            serverWait = UInt64(configuration.health.serverWaitMilliseconds) * 1_000_000
+            requestDeadline = RequestDeadline(configuration.health)
+        }
+    }
+
+    private static func byName(_ servers: [Server]) -> [String: Server] {
+        Dictionary(servers.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
     }
 
     /// New sessions follow `new`; those that are there go on as they are. A resource stays where it is now
@@ -65,15 +82,8 @@ final class ISCSIPortal {
         resources = table
         credentials = CredentialTable(
             credentials: new.credentials, servers: new.servers, resources: new.resources)
-        users = new.credentials
-        servers = Dictionary(
-            new.servers.map { ($0.name, $0) }, uniquingKeysWith: { first, _ in first })
-        requiresCHAP = new.iscsi.requiresCHAP
-        splicesAutomatically = new.iscsi.splicesAutomatically
-        loginTimeout = UInt64(new.limits.loginTimeoutMilliseconds) * 1_000_000
-        serverTimeout = UInt64(new.health.timeoutMilliseconds) * 1_000_000
-        serverWait = UInt64(new.health.serverWaitMilliseconds) * 1_000_000
-        requestDeadline = RequestDeadline(new.health)
+        servers = Self.byName(new.servers)
+        settings = Settings(new)
         // What was learned of a server that is another one now is learned again.
         for server in old.servers where !new.servers.contains(server) {
             learned[server.name] = nil
@@ -104,10 +114,11 @@ final class ISCSIPortal {
     /// What a target wants of an initiator; nil: no such target. Discovery (`target` is nil) is for any user:
     /// what each of them finds is another matter.
     func policy(target: String?, initiator: String) -> ISCSILoginPolicy? {
-        guard let target else { return policy(users, server: nil) }
+        guard let target else { return policy(settings.users, server: nil) }
         guard let resource = resources.resource(target: target) else { return nil }
         return policy(
-            users.filter { $0.allows(resource: resource.name) }, server: parameters(of: resource))
+            settings.users.filter { $0.allows(resource: resource.name) },
+            server: parameters(of: resource))
     }
 
     private func policy(
@@ -119,7 +130,7 @@ final class ISCSIPortal {
             mutual[user.user] = ISCSICredential(user: own.user, secret: own.secret)
         }
         return ISCSILoginPolicy(
-            requiresCHAP: requiresCHAP,
+            requiresCHAP: settings.requiresCHAP,
             credentials: allowed.map {
                 ISCSICredential(user: $0.user, secret: $0.login.secret)
             }, mutual: mutual, server: server)

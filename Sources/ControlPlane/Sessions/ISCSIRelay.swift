@@ -123,6 +123,7 @@ package final class ISCSIRelay: StreamRelay {
     // MARK: Splice
 
     var wantsClientInput: Bool { isEstablished }
+    var canHold: Bool { isEstablished }
 
     /// With a log, and until the client says goodbye, a lost server is not the end.
     package var survivesServer: Bool { log != nil && isEstablished && !isLoggingOut }

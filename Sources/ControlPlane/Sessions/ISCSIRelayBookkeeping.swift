@@ -4,7 +4,7 @@ import StorageProtocols
 /// What is kept of passing PDUs because a new server must know it: numbers, pings, aborted tasks, reservations.
 extension ISCSIRelay {
     func note(commandIn header: [UInt8]) {
-        let number = Self.load(header, 24)
+        let number = header.field32(24)
         let next = header[0] & 0x40 != 0 ? number : number &+ 1
         if Int32(bitPattern: next &- numbers.nextCommand) > 0 { numbers.nextCommand = next }
     }
@@ -13,16 +13,16 @@ extension ISCSIRelay {
         let opcode = header[0] & 0x3f
         let hasNext =
             opcode == ISCSIOpcode.readyToTransfer
-            || opcode == ISCSIOpcode.nopIn && Self.load(header, 16) == ISCSIPDU.reservedTag
+            || opcode == ISCSIOpcode.nopIn && header.field32(16) == ISCSIPDU.reservedTag
         if opcode != ISCSIOpcode.dataIn || header[1] & 1 != 0 {
-            let next = Self.load(header, 24) &+ (hasNext ? 0 : 1)
+            let next = header.field32(24) &+ (hasNext ? 0 : 1)
             if Int32(bitPattern: next &- numbers.nextStatus) > 0 { numbers.nextStatus = next }
         }
-        let expected = Self.load(header, 28)
+        let expected = header.field32(28)
         if Int32(bitPattern: expected &- numbers.expectedCommand) > 0 {
             numbers.expectedCommand = expected
         }
-        let maximum = Self.load(header, 32)
+        let maximum = header.field32(32)
         if Int32(bitPattern: maximum &- numbers.maximumCommand) > 0 {
             numbers.maximumCommand = maximum
         }
@@ -37,32 +37,32 @@ extension ISCSIRelay {
         else { return }
         note(commandIn: header)
         if !aborted.isEmpty {
-            aborted.remove(Self.load(header, 16))
-            if Int32(bitPattern: Self.load(header, 28) &- abortedUntil) >= 0 { aborted = [] }
+            aborted.remove(header.field32(16))
+            if Int32(bitPattern: header.field32(28) &- abortedUntil) >= 0 { aborted = [] }
         }
-        if opcode == ISCSIOpcode.nopOut, Self.load(header, 16) == ISCSIPDU.reservedTag {
-            pings.remove(Self.load(header, 20))
+        if opcode == ISCSIOpcode.nopOut, header.field32(16) == ISCSIPDU.reservedTag {
+            pings.remove(header.field32(20))
         }
         switch opcode {
         case ISCSIOpcode.logout: isLoggingOut = true
-        case ISCSIOpcode.taskManagement: watched.insert(Self.load(header, 16))
+        case ISCSIOpcode.taskManagement: watched.insert(header.field32(16))
         case ISCSIOpcode.scsiCommand where Self.reservationCommands.contains(header[32]):
-            watched.insert(Self.load(header, 16))
+            watched.insert(header.field32(16))
         default: break
         }
     }
 
     /// The tag that the client's answer will have, when a header asks for one (RFC 7143 section 11.19).
     static func ping(_ header: [UInt8]) -> UInt32? {
-        let tag = load(header, 20)
-        return header[0] & 0x3f == ISCSIOpcode.nopIn && load(header, 16) == ISCSIPDU.reservedTag
+        let tag = header.field32(20)
+        return header[0] & 0x3f == ISCSIOpcode.nopIn && header.field32(16) == ISCSIPDU.reservedTag
             && tag != ISCSIPDU.reservedTag ? tag : nil
     }
 
     func noteServer(_ header: [UInt8]) {
         note(statusIn: header)
         if let tag = Self.ping(header) { pings.insert(tag) }
-        let tag = Self.load(header, 16)
+        let tag = header.field32(16)
         guard watched.contains(tag) else { return }
         switch header[0] & 0x3f {
         case ISCSIOpcode.taskManagementResponse:
@@ -84,10 +84,10 @@ extension ISCSIRelay {
     private func tasksEnded(by request: [UInt8], response: UInt8) {
         guard response == 0, request.count >= ISCSIPDU.headerLength, let log else { return }
         let function = request[1] & 0x7f
-        let own = UInt64(Self.load(request, 16))
+        let own = UInt64(request.field32(16))
         switch function {
         case 1:
-            if let task = log.openRequest(UInt64(Self.load(request, 20))) { end(task) }
+            if let task = log.openRequest(UInt64(request.field32(20))) { end(task) }
         case 2, 4, 5, 6, 7:
             for task in log.openRequests where task.id != own {
                 let isSameUnit =

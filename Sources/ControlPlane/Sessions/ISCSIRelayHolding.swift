@@ -3,19 +3,16 @@ import StorageProtocols
 
 /// New requests wait while the session changes its server in good order.
 extension ISCSIRelay {
-    /// New requests wait from now on; `onQuiet` tells when those that are open have ended.
     package func hold() {
         isHolding = true
         tellWhenQuiet()
     }
 
-    /// Asks for `onQuiet`, once more.
     func tellWhenQuiet() {
         isQuietTold = false
         tellIfQuiet()
     }
 
-    /// The change is given up: what waited goes on.
     package func release(output: inout RelayOutput) throws(RelayError) {
         isHolding = false
         // Behind data that is on its way to the server.
@@ -35,7 +32,6 @@ extension ISCSIRelay {
         }
     }
 
-    /// Held, and nothing is open at the server or half said by it.
     var isQuiet: Bool {
         guard isHolding, case .passing = mode else { return false }
         return log?.openCount == 0 && owed.isEmpty && directions[1].remaining == 0

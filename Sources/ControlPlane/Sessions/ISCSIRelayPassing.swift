@@ -75,7 +75,7 @@ extension ISCSIRelay {
             directions[1].gathered = header
             return
         }
-        if opcode == ISCSIOpcode.nopIn, rest == 0, owed[Self.load(header, 16)] != nil {
+        if opcode == ISCSIOpcode.nopIn, rest == 0, owed[header.field32(16)] != nil {
             return sayWhole(header, output: &output)
         }
         passed(header, length: UInt32(header.count) + rest, data: nil)
@@ -85,7 +85,7 @@ extension ISCSIRelay {
 
     /// Of a session that is held: data for open requests goes on, nothing else.
     private func mustWait(_ header: [UInt8]) -> Bool {
-        header[0] & 0x3f != ISCSIOpcode.dataOut || heldTags.contains(Self.load(header, 16))
+        header[0] & 0x3f != ISCSIOpcode.dataOut || heldTags.contains(header.field32(16))
     }
 
     private func takeGathered(
@@ -97,7 +97,7 @@ extension ISCSIRelay {
                 throw RelayError(message: "the client sends too much while its server changes")
             }
             held += whole
-            if whole[0] & 0x3f != ISCSIOpcode.dataOut { heldTags.insert(Self.load(whole, 16)) }
+            if whole[0] & 0x3f != ISCSIOpcode.dataOut { heldTags.insert(whole.field32(16)) }
             return
         }
         noteClient(Array(whole[..<ISCSIPDU.headerLength]))
@@ -111,12 +111,12 @@ extension ISCSIRelay {
         var octets = octets
         let opcode = octets[0] & 0x3f
         if opcode == ISCSIOpcode.nopIn,
-            let answer = owed.removeValue(forKey: Self.load(octets, 16))
+            let answer = owed.removeValue(forKey: octets.field32(16))
         {
             var stamped = answer
-            stamped.statusSequence = Self.load(octets, 24)
-            stamped.expectedCommand = Self.load(octets, 28)
-            stamped.maximumCommand = Self.load(octets, 32)
+            stamped.statusSequence = octets.field32(24)
+            stamped.expectedCommand = octets.field32(28)
+            stamped.maximumCommand = octets.field32(32)
             octets = stamped.encoded()
         }
         let header = Array(octets[..<ISCSIPDU.headerLength])
@@ -144,14 +144,10 @@ extension ISCSIRelay {
     }
 
     static func add(_ value: UInt32, to header: inout [UInt8], at offset: Int) {
-        let sum = load(header, offset) &+ value
+        let sum = header.field32(offset) &+ value
         for octet in 0..<4 {
             header[offset + octet] = UInt8(truncatingIfNeeded: sum >> UInt32(24 - octet * 8))
         }
-    }
-
-    static func load(_ header: [UInt8], _ offset: Int) -> UInt32 {
-        header[offset..<offset + 4].reduce(0) { $0 << 8 | UInt32($1) }
     }
 
     static func unit(_ header: [UInt8]) -> UInt64 {

@@ -93,7 +93,7 @@ extension ISCSIRelay {
             clientReader.append(part)
             // A command that will be told anew has not been counted.
             if part[0] & 0x3f != ISCSIOpcode.dataOut, part[0] & 0x40 == 0 {
-                numbers.nextCommand = Self.load(part, 24)
+                numbers.nextCommand = part.field32(24)
             }
         } else {
             clientSkip = remaining

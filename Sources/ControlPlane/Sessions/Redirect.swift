@@ -304,8 +304,7 @@ final class Redirect {
         // Only this may have left the record in another state than `slow`.
         let isInMotion = state == .drainingToSplice
         state = .ended
-        timer?.cancel()
-        timer = nil
+        stopTimer()
         dropStandby()
         for leg in [client, server].compactMap({ $0 }) where leg.descriptor >= 0 {
             engine.loop.unregister(leg.descriptor)

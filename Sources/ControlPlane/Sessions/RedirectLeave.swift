@@ -19,7 +19,7 @@ extension Redirect {
         guard isLeaving else { return }
         isLeaving = false
         dropStandby()
-        if let relay = relay as? ISCSIRelay, relay.isHolding {
+        if relay.isHolding {
             do { try relay.release(output: &output) } catch {
                 return end(error.message, reset: true)
             }
@@ -28,9 +28,7 @@ extension Redirect {
     }
 
     func holdRelay() {
-        guard let relay = relay as? ISCSIRelay, !relay.isHolding, relay.isEstablished else {
-            return
-        }
+        guard relay.canHold, !relay.isHolding else { return }
         relay.onQuiet = { [weak self] in
             // Not from within the relay: it is in the middle of the server's octets.
             self?.engine.loop.postLocal { self?.leaveQuietServer() }
@@ -41,12 +39,10 @@ extension Redirect {
 
     /// Nothing is open at the server, or the standby is decided: goes on when both are so.
     func leaveQuietServer() {
-        guard isLeaving, state == .relaying, let relay = relay as? ISCSIRelay, relay.isHolding
-        else { return }
+        guard isLeaving, state == .relaying, relay.isHolding else { return }
         guard relay.isQuiet else { return relay.tellWhenQuiet() }
         if let standby, standby.outcome == nil { return }
-        timer?.cancel()
-        timer = nil
+        stopTimer()
         if let purpose = standby?.purpose, isStandbyWanted(purpose), let next = takeStandby() {
             return onOutcome(.serverReplaced(purpose, next.session, rest: next.rest))
         }

@@ -72,8 +72,7 @@ extension Redirect {
     /// Gives the server leg up; the client leg goes on alone, its socket watched by nobody.
     func detachServer() {
         guard state == .connecting || state == .relaying else { return }
-        timer?.cancel()
-        timer = nil
+        stopTimer()
         dropStandby()
         wantsSplice = false
         if let server { Socket.setReset(server.descriptor) }

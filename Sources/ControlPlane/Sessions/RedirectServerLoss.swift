@@ -37,8 +37,7 @@ extension Redirect {
 
     func lostWhileRelaying(_ reason: String) {
         if state == .drainingToSplice { _ = try? engine.apply([.splice(.abortToSlow(id))]) }
-        timer?.cancel()
-        timer = nil
+        stopTimer()
         leaveServer()
         onOutcome(.serverLost(reason))
     }
@@ -103,8 +102,7 @@ extension Redirect {
         needsRelay = false
         isReplacing = true
         statistics.unsplices += 1
-        timer?.cancel()
-        timer = nil
+        stopTimer()
         state = .clientOnly
         watch(.client)
         onOutcome(.serverLost(lossReason))

@@ -14,6 +14,11 @@ extension Redirect {
         }
     }
 
+    func stopTimer() {
+        timer?.cancel()
+        timer = nil
+    }
+
     func schedule(after delay: UInt64, _ body: @escaping () -> Void) {
         timer?.cancel()
         timer = engine.loop.schedule(after: delay) { [weak self] in
@@ -120,8 +125,7 @@ extension Redirect {
         statistics.spliceGiveUps += 1
         _ = try? engine.apply([.splice(.abortToSlow(id))])
         state = .relaying
-        timer?.cancel()
-        timer = nil
+        stopTimer()
         if let delay, wantsSplice { scheduleSplice(after: delay) }
         pump()
     }
@@ -186,8 +190,7 @@ extension Redirect {
         }
         client.descriptor = -1
         self.server?.descriptor = -1
-        timer?.cancel()
-        timer = nil
+        stopTimer()
         statistics.splices += 1
         statistics.addFreeze(engine.loop.clock() - started)
         statistics.longestDrain = max(statistics.longestDrain, started - drainStarted)

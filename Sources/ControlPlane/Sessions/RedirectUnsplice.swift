@@ -131,8 +131,7 @@ extension Redirect {
         statistics.addFreeze(engine.loop.clock() - started)
         statistics.longestDrain = max(statistics.longestDrain, started - drainStarted)
         state = .relaying
-        timer?.cancel()
-        timer = nil
+        stopTimer()
         watch(.client)
         watch(.server)
         engine.changed(self)

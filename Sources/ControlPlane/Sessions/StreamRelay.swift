@@ -98,6 +98,28 @@ protocol StreamRelay: AnyObject {
     /// True when the session can go on with another server.
     var survivesServer: Bool { get }
 
+    /// True when new requests can wait here, while those that are open end: the session can leave its server in
+    /// good order.
+    var canHold: Bool { get }
+
+    /// New requests wait.
+    var isHolding: Bool { get }
+
+    /// Held, and nothing is open at the server or half said by it.
+    var isQuiet: Bool { get }
+
+    /// Called when that has become so; once, until asked again.
+    var onQuiet: () -> Void { get set }
+
+    /// New requests wait from now on; `onQuiet` tells when those that are open have ended.
+    func hold()
+
+    /// Asks for `onQuiet`, once more.
+    func tellWhenQuiet()
+
+    /// The change is given up: what waited goes on.
+    func release(output: inout RelayOutput) throws(RelayError)
+
     /// The session is spliced; the stream to the client is at this position, in the server's space.
     func spliced(at serverPosition: SequenceNumber)
 
@@ -123,6 +145,13 @@ final class TransparentRelay: StreamRelay {
     func begin(output: inout RelayOutput) {}
     var log: SessionLog? { nil }
     var survivesServer: Bool { false }
+    let canHold = false
+    let isHolding = false
+    let isQuiet = false
+    var onQuiet: () -> Void = {}
+    func hold() {}
+    func tellWhenQuiet() {}
+    func release(output: inout RelayOutput) {}
     func spliced(at serverPosition: SequenceNumber) {}
     func resume(
         position: SequenceNumber, clientHeaderDistance: UInt32, serverHeaderDistance: UInt32

@@ -190,3 +190,10 @@ public struct ISCSIPDUReader: Sendable {
         return pdu
     }
 }
+
+extension [UInt8] {
+    /// Four octets of a header, in network order.
+    package func field32(_ offset: Int) -> UInt32 {
+        self[offset..<offset + 4].reduce(0) { $0 << 8 | UInt32($1) }
+    }
+}

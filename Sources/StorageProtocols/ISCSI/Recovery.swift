@@ -106,7 +106,7 @@ public struct ISCSIRecovery {
         var refused: [ISCSIPDU] = []
         let unfinished = Set(
             replies.filter { $0.header[0] & 0x3f == ISCSIOpcode.dataIn }
-                .map { Self.field($0.header, 16) })
+                .map { $0.header.field32(16) })
         // Ended ones first: they came before those that are open still, or beside them.
         for ended in replies.compactMap(\.ended) where unfinished.contains(ended.tag) {
             guard made[ended.tag] == nil, var task = Self.task(ended) else { continue }
@@ -137,10 +137,6 @@ public struct ISCSIRecovery {
         nextCommand = firstCommand
     }
 
-    static func field(_ header: [UInt8], _ offset: Int) -> UInt32 {
-        header[offset..<offset + 4].reduce(0) { $0 << 8 | UInt32($1) }
-    }
-
     /// A command with the W bit (RFC 7143 section 11.3.1).
     public static func isWrite(_ header: [UInt8]) -> Bool {
         header.count >= ISCSIPDU.headerLength
@@ -152,7 +148,7 @@ public struct ISCSIRecovery {
     // not get a right number, and be done, because another server takes over.
     /// A request with a CmdSN that was used before. `next`: the one that the client should use.
     public static func isIgnored(_ header: [UInt8], next: UInt32) -> Bool {
-        header[0] & 0x40 == 0 && Int32(bitPattern: field(header, 24) &- next) < 0
+        header[0] & 0x40 == 0 && Int32(bitPattern: header.field32(24) &- next) < 0
     }
 
     static func length(_ header: [UInt8]) -> Int {
@@ -173,13 +169,13 @@ public struct ISCSIRecovery {
         task.asked = task.data.count
         if let header = request.readyToTransfer {
             // RFC 7143 section 11.8: Buffer Offset at 40, Desired Data Transfer Length at 44.
-            task.nextTransfer = field(header, 36) &+ 1
-            task.asked = max(task.asked, Int(field(header, 40)) + Int(field(header, 44)))
+            task.nextTransfer = header.field32(36) &+ 1
+            task.asked = max(task.asked, Int(header.field32(40)) + Int(header.field32(44)))
         }
         if let header = request.dataIn {
             // Section 11.7: DataSN at 36, Buffer Offset at 40.
-            task.nextData = field(header, 36) &+ 1
-            task.passed = Int(field(header, 40)) + length(header)
+            task.nextData = header.field32(36) &+ 1
+            task.passed = Int(header.field32(40)) + length(header)
         }
         return task
     }
@@ -194,7 +190,7 @@ public struct ISCSIRecovery {
         case ISCSIOpcode.scsiCommand:
             answer = ISCSIPDU(opcode: ISCSIOpcode.scsiResponse, flags: 0x80)
             answer[3] = 0x08
-            if let header = request.dataIn { answer.setField32(field(header, 36) &+ 1, 36) }
+            if let header = request.dataIn { answer.setField32(header.field32(36) &+ 1, 36) }
         case ISCSIOpcode.nopOut:
             answer = ISCSIPDU(opcode: ISCSIOpcode.nopIn, flags: 0x80)
             answer.targetTransferTag = ISCSIPDU.reservedTag

@@ -265,9 +265,9 @@ extension ISCSIRecovery {
     private func needed(_ tag: UInt32) -> Int {
         replies.reduce(0) { most, reply in
             guard reply.header[0] & 0x3f == ISCSIOpcode.dataIn,
-                Self.field(reply.header, 16) == tag
+                reply.header.field32(16) == tag
             else { return most }
-            return max(most, Int(Self.field(reply.header, 40)) + Self.length(reply.header))
+            return max(most, Int(reply.header.field32(40)) + Self.length(reply.header))
         }
     }
 

@@ -76,12 +76,12 @@ extension ISCSIRecovery {
             return .failure(
                 Incomplete(reason: "a PDU of kind \(reply.header[0] & 0x3f) cannot be completed"))
         }
-        let tag = Self.field(reply.header, 16)
+        let tag = reply.header.field32(16)
         guard let known = fetched[tag] else {
             // Its task cannot be sent again: the client will be told, and takes no data of it.
             return .success(reply.header + [UInt8](repeating: 0, count: length) + padding)
         }
-        let offset = Int(Self.field(reply.header, 40))
+        let offset = Int(reply.header.field32(40))
         guard known.count >= offset + length else { return nil }
         return .success(reply.header + known[offset..<offset + length] + padding)
     }
