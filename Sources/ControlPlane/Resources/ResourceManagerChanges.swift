@@ -198,8 +198,7 @@ extension ResourceManager {
     mutating func planLeftovers() {
         for resource in leftovers.keys.sorted() where !isChanging(resource) {
             guard let owner = table.assignedServer(of: resource),
-                let place = index(of: owner),
-                [.up, .suspect].contains(servers[place].monitor.state)
+                let state = state(of: owner), state == .up || state == .suspect
             else { continue }
             leftovers[resource]?.remove(owner)
             guard let from = leftovers[resource]?.min() else {

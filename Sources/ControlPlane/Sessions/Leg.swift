@@ -27,4 +27,19 @@ struct Leg {
         remoteScale = info.usesWindowScale ? info.sendScale : 0
         localScale = info.usesWindowScale ? info.receiveScale : 0
     }
+
+    /// For the dataplane, which is to follow it from somewhere in the middle on.
+    func spliceLeg(domain: DomainID, localMAC: MACAddress) -> SpliceLeg {
+        SpliceLeg(
+            domain: domain, localAddress: local.address, localPort: local.port,
+            localMAC: localMAC, remoteAddress: remote.address, remotePort: remote.port,
+            remoteScale: remoteScale, localScale: localScale, remoteBase: base)
+    }
+
+    /// For the connection to a server, when this is the client's.
+    func serverOptions(from source: SocketAddress, device: String) -> ConnectOptions {
+        ConnectOptions(
+            bind: source, maximumSegment: maximumSegment, windowClamp: 65_535 << Int(remoteScale),
+            device: device)
+    }
 }

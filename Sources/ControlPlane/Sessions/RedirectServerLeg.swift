@@ -22,10 +22,7 @@ extension Redirect {
             ])
             let descriptor = try Socket.connect(
                 to: address,
-                options: ConnectOptions(
-                    bind: source, maximumSegment: client.maximumSegment,
-                    windowClamp: 65_535 << Int(client.remoteScale),
-                    device: engine.storageDevice))
+                options: client.serverOptions(from: source, device: engine.storageDevice))
             server = Leg(descriptor: descriptor, local: source, remote: address)
         } catch {
             engine.ports.release(address: local, port: port, now: engine.loop.now, quarantine: 0)

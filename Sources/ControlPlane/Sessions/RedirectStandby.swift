@@ -66,22 +66,9 @@ extension Redirect {
                 .splice(
                     .attachServer(
                         id,
-                        SpliceLeg(
-                            domain: engine.storageDomain, localAddress: next.local.address,
-                            localPort: next.local.port, localMAC: engine.storageMAC,
-                            remoteAddress: next.remote.address, remotePort: next.remote.port,
-                            remoteMAC: .zero, remoteScale: next.remoteScale,
-                            localScale: next.localScale, remoteBase: next.base)))
+                        next.spliceLeg(domain: engine.storageDomain, localMAC: engine.storageMAC)))
             ])
-            // Read again: data may have come before the dataplane began to follow.
-            let received = try TCPInfo(descriptor: next.descriptor).bytesReceived
-            engine.post(
-                id,
-                [
-                    .updateLeg(
-                        id, .server, remoteScale: next.remoteScale, localScale: next.localScale,
-                        received: (next.base, next.base + UInt32(truncatingIfNeeded: received)))
-                ])
+            try engine.tellReceived(id, .server, next)
         } catch {
             engine.log.notice("session \(id): standby: \(error)")
             leaveServer()

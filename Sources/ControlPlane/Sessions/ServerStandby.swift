@@ -49,9 +49,7 @@ final class ServerStandby {
         do {
             let descriptor = try Socket.connect(
                 to: purpose.address,
-                options: ConnectOptions(
-                    bind: source, maximumSegment: client.maximumSegment,
-                    windowClamp: 65_535 << Int(client.remoteScale), device: engine.storageDevice))
+                options: client.serverOptions(from: source, device: engine.storageDevice))
             leg = Leg(descriptor: descriptor, local: source, remote: purpose.address)
         } catch {
             engine.ports.release(address: purpose.local, port: port, now: now, quarantine: 0)

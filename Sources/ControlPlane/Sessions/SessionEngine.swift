@@ -251,32 +251,33 @@ final class SessionEngine {
             .splice(
                 .open(
                     id,
-                    client: SpliceLeg(
-                        domain: clientDomain, localAddress: leg.local.address,
-                        localPort: leg.local.port, localMAC: clientMAC,
-                        remoteAddress: leg.remote.address, remotePort: leg.remote.port,
-                        remoteScale: leg.remoteScale, localScale: leg.localScale,
-                        remoteBase: leg.base), usesTimestamps: leg.usesTimestamps,
-                    usesSACK: leg.usesSACK)),
+                    client: leg.spliceLeg(domain: clientDomain, localMAC: clientMAC),
+                    usesTimestamps: leg.usesTimestamps, usesSACK: leg.usesSACK)),
             .splice(
                 .setTimeouts(
                     id, idle: environment.idleSeconds, keepAlive: environment.keepAliveSeconds)),
         ])
         do {
-            // Read again: data may have come before the dataplane began to follow.
-            let received = try TCPInfo(descriptor: accepted.descriptor).bytesReceived
-            post(
-                id,
-                [
-                    .updateLeg(
-                        id, .client, remoteScale: leg.remoteScale, localScale: leg.localScale,
-                        received: (leg.base, leg.base + UInt32(truncatingIfNeeded: received)))
-                ])
+            try tellReceived(id, .client, leg)
         } catch {
             post(id, [.close(id)])
             throw error
         }
         return leg
+    }
+
+    /// For a leg that the dataplane has begun to follow: data may have come before.
+    func tellReceived(
+        _ id: SpliceID, _ side: SpliceSide, _ leg: Leg
+    ) throws(SystemCallError) {
+        let received = try TCPInfo(descriptor: leg.descriptor).bytesReceived
+        post(
+            id,
+            [
+                .updateLeg(
+                    id, side, remoteScale: leg.remoteScale, localScale: leg.localScale,
+                    received: (leg.base, leg.base + UInt32(truncatingIfNeeded: received)))
+            ])
     }
 
     /// The session is over. `lingers`: the dataplane keeps its record for a while.
