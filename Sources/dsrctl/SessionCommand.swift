@@ -85,7 +85,22 @@ enum SessionText {
             ("moves", moves(session)),
             ("age", Text.duration(session.ageS)),
             ("idle", Text.duration(session.idleS)),
+        ]) + units(session)
+    }
+
+    private static func units(_ session: SessionModel) -> String {
+        guard !session.units.isEmpty else { return "" }
+        var table = Table([
+            ("UNIT", .right), ("RESOURCE", .left), ("SERVER", .left), ("STATE", .left),
+            ("OPEN", .right), ("FROM CLIENT", .right), ("FROM SERVER", .right),
         ])
+        for unit in session.units {
+            table.add([
+                "\(unit.unit)", unit.resource, unit.server ?? "-", unit.state.rawValue,
+                "\(unit.outstandingRequests)", "\(unit.clientBytes)", "\(unit.serverBytes)",
+            ])
+        }
+        return "\n" + table.text
     }
 
     /// What becomes of open requests when the server fails.

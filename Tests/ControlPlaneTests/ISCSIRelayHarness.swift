@@ -133,7 +133,8 @@ final class ISCSIRelayHarness {
 
     func start() {
         addTarget(options.first)
-        relay.prepare(login(command: Self.firstCommand, status: 77))
+        relay.prepare(
+            login(command: Self.firstCommand, status: 77), firstCommand: Self.firstCommand)
         relay.begin(output: &output)
         for _ in 0..<1_000 where !relay.isEstablished && failed == nil {
             passToServer()

@@ -5,8 +5,8 @@ import Testing
 
 private let second: UInt64 = 1_000_000_000
 
-private func session(_ id: UInt32, openedAt: UInt64 = 1) -> SampledSession {
-    SampledSession(id: id, openedAt: openedAt)
+private func session(_ id: UInt32, serial: UInt64 = 1) -> SampledSession {
+    SampledSession(id: id, serial: serial)
 }
 
 @Suite struct LoadMeterTests {
@@ -59,7 +59,7 @@ private func session(_ id: UInt32, openedAt: UInt64 = 1) -> SampledSession {
         #expect(report.measurements["r1"]?.outstanding == 0, "nobody waits any more")
         // Its number is used again.
         let again = SessionSample(
-            session: session(1, openedAt: 2), resource: "r2", server: "a", answered: 7)
+            session: session(1, serial: 2), resource: "r2", server: "a", answered: 7)
         let later = try #require(round(&meter, at: 3, [again]))
         #expect(later.loads == ["r1": 0, "r2": 7])
     }
@@ -228,7 +228,7 @@ private final class FakeSource: LoadSource {
 
 @Suite struct ServerSelectionTests {
     private func share(
-        of server: String, _ selection: inout ServerSelection, sessions: Range<UInt32>
+        of server: String, _ selection: inout ServerSelection, sessions: Range<UInt64>
     ) -> Int {
         var random = SystemRandomNumberGenerator()
         var count = 0
@@ -256,7 +256,7 @@ private final class FakeSource: LoadSource {
         var selection = ServerSelection()
         var random = SystemRandomNumberGenerator()
         var counts: [String: Int] = [:]
-        for id in 0..<400 as Range<UInt32> {
+        for id in 0..<400 as Range<UInt64> {
             let server = selection.choose(
                 for: id, of: "r1", among: ["a", "b"], at: second, using: &random)
             counts[server ?? "", default: 0] += 1
@@ -266,7 +266,7 @@ private final class FakeSource: LoadSource {
 
     @Test func `a server that did not take the session in is left out`() {
         var random = SystemRandomNumberGenerator()
-        for id in 0..<50 as Range<UInt32> {
+        for id in 0..<50 as Range<UInt64> {
             var selection = ServerSelection()
             let first = selection.choose(
                 for: id, of: "r1", among: ["a", "b"], at: second, using: &random)

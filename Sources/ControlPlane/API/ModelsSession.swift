@@ -60,6 +60,22 @@ public struct SessionModel: Codable, Hashable, Sendable {
     public var ageS: Double = 0
     /// Since the last packet or message.
     public var idleS: Double = 0
+    /// Units that it has used, when it may use several.
+    public var units: [SessionUnitModel] = []
+    public init() {}
+}
+
+/// A unit of a session to the target that has all resources.
+public struct SessionUnitModel: Codable, Hashable, Sendable {
+    /// Its logical unit number.
+    public var unit = 0
+    public var resource = ""
+    public var server: String?
+    public var state = SessionState.connecting
+    public var outstandingRequests = 0
+    /// Payload from the client and to it, relayed.
+    public var clientBytes: UInt64 = 0
+    public var serverBytes: UInt64 = 0
     public init() {}
 }
 

@@ -5,6 +5,8 @@ public struct Configuration: Sendable {
         public var requiresCHAP = false
         /// Sessions go into the dataplane by themselves; else by command.
         public var splicesAutomatically = true
+        /// Name of the target that has all resources with a unit number as its units; nil: there is none.
+        public var allUnitsTarget: String?
         public init() {}
     }
 

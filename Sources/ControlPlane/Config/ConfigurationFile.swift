@@ -1,5 +1,6 @@
 import DataPlane
 import Foundation
+import StorageProtocols
 import Yams
 
 extension Configuration {
@@ -269,7 +270,7 @@ private struct ConfigurationBuilder {
 
     private func resource(_ node: Node, _ field: String, servers: [String]) -> Resource {
         let values = reader.mapping(
-            node, field, keys: ["name", "protocol", "target", "servers", "assigned", "serve"],
+            node, field, keys: ["name", "protocol", "target", "servers", "assigned", "serve", "unit"],
             required: ["name", "target", "servers", "assigned"])
         let names = reader.sequence(values["servers"], "\(field).servers").map {
             reader.string($0.node, $0.field)
@@ -290,7 +291,10 @@ private struct ConfigurationBuilder {
             protocol: reader.choice(values["protocol"], "\(field).protocol", default: .iscsi),
             target: reader.string(values["target"], "\(field).target"), servers: names,
             assigned: assigned,
-            serving: reader.choice(values["serve"], "\(field).serve", default: .one))
+            serving: reader.choice(values["serve"], "\(field).serve", default: .one),
+            unit: values["unit"].map {
+                reader.integer($0, "\(field).unit", in: 0...SCSIUnitNumber.maximum, default: 0)
+            })
     }
 
     private enum Authentication: String, CaseIterable { case none, chap }
@@ -298,7 +302,7 @@ private struct ConfigurationBuilder {
 
     private func iscsi(_ node: Node?) -> Configuration.ISCSI {
         var result = Configuration.ISCSI()
-        let values = reader.mapping(node, "iscsi", keys: ["listen", "authentication", "splice"])
+        let values = reader.mapping(node, "iscsi", keys: ["listen", "authentication", "splice", "all_units_target"])
         let listen = reader.mapping(values["listen"], "iscsi.listen", keys: ["port"])
         result.port = portNumber(listen["port"], "iscsi.listen.port", default: 3260)
         let authentication: Authentication = reader.choice(
@@ -306,6 +310,9 @@ private struct ConfigurationBuilder {
         result.requiresCHAP = authentication == .chap
         let splice: Splice = reader.choice(values["splice"], "iscsi.splice", default: .auto)
         result.splicesAutomatically = splice == .auto
+        result.allUnitsTarget = values["all_units_target"].map {
+            reader.string($0, "iscsi.all_units_target")
+        }
         return result
     }
 
@@ -360,6 +367,7 @@ private struct ConfigurationBuilder {
         unique(
             top["resources"], "resources", result.resources.map { $0.target.lowercased() },
             key: "target")
+        checkUnits(top, result)
         unique(top["credentials"], "credentials", result.credentials.map(\.user), key: "user")
         unique(top["services"], "services", result.services.map(\.name))
         checkListenPorts(top, result)
@@ -373,6 +381,31 @@ private struct ConfigurationBuilder {
         if result.iscsi.requiresCHAP, result.credentials.isEmpty {
             reader.fail(
                 top["iscsi"], "iscsi.authentication", "chap needs an entry in credentials")
+        }
+    }
+
+    private func checkUnits(_ top: [String: Node], _ result: Configuration) {
+        for (index, resource) in result.resources.enumerated() {
+            let node = top["resources"]?.sequence?[index]
+            let target = result.iscsi.allUnitsTarget
+            if target?.lowercased() == resource.target.lowercased() {
+                reader.fail(
+                    node, "resources[\(index)].target",
+                    "\"\(resource.target)\" is taken by iscsi.all_units_target")
+            }
+            guard let unit = resource.unit else { continue }
+            if target == nil {
+                reader.fail(
+                    node, "resources[\(index)].unit", "needs iscsi.all_units_target")
+            }
+            if let earlier = result.resources[..<index].first(where: { $0.unit == unit }) {
+                reader.fail(
+                    node, "resources[\(index)].unit", "\(unit) is taken by \(earlier.name)")
+            }
+        }
+        if result.iscsi.allUnitsTarget != nil, result.resources.allSatisfy({ $0.unit == nil }) {
+            reader.fail(
+                top["iscsi"], "iscsi.all_units_target", "no resource has a unit number")
         }
     }
 

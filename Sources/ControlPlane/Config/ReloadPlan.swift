@@ -123,6 +123,10 @@ package struct ReloadPlan: Sendable, Equatable {
                 "iscsi.splice: \(new.iscsi.splicesAutomatically ? "auto" : "manual") for new sessions"
             )
         }
+        if old.iscsi.allUnitsTarget != new.iscsi.allUnitsTarget {
+            changes.append(
+                "iscsi.all_units_target: \(new.iscsi.allUnitsTarget ?? "none") for new logins")
+        }
         for (before, after) in zip(old.health.values, new.health.values)
         where before.value != after.value {
             changes.append("health.\(before.key): \(before.value) to \(after.value)")

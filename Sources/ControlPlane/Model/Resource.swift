@@ -23,12 +23,15 @@ public struct Resource: Hashable, Sendable {
     /// The server that serves it now; one of `servers`.
     public var assigned: String
     public var serving: ResourceServing
+    /// Its logical unit number at the target that has all resources; nil: it is not there.
+    public var unit: Int?
     /// How the switch logs in for this resource, when it differs from the server's credential.
     public var credential: CHAPCredential?
 
     public init(
         name: String, protocol: ResourceProtocol = .iscsi, target: String, servers: [String],
-        assigned: String, serving: ResourceServing = .one, credential: CHAPCredential? = nil
+        assigned: String, serving: ResourceServing = .one, unit: Int? = nil,
+        credential: CHAPCredential? = nil
     ) {
         self.name = name
         self.protocol = `protocol`
@@ -36,6 +39,7 @@ public struct Resource: Hashable, Sendable {
         self.servers = servers
         self.assigned = assigned
         self.serving = serving
+        self.unit = unit
         self.credential = credential
     }
 }

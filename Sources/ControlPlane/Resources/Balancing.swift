@@ -129,18 +129,19 @@ final class Balancing {
 
     func disturb(_ resource: String) { collector.disturb(resource) }
 
-    func ended(_ session: ISCSISession) {
-        source.ended(session)
-        selection.settled(session.id, at: nil)
+    func ended(_ nexus: ISCSINexus) {
+        source.ended(nexus)
+        selection.settled(nexus.serial, at: nil)
     }
 
-    func moved(_ session: ISCSISession) { selection.settled(session.id, at: session.serverName) }
+    func moved(_ nexus: ISCSINexus) { selection.settled(nexus.serial, at: nexus.serverName) }
 
-    /// The server that a new session gets; nil: the one that has the resource.
-    func server(for session: ISCSISession, of name: String) -> String? {
+    /// The server that a new nexus gets; nil: the one that has the resource.
+    func server(for nexus: ISCSINexus) -> String? {
+        let name = nexus.resource.name
         guard let resource = portal.resources[name], resource.serving == .any else { return nil }
         return selection.choose(
-            for: session.id, of: name, among: usable(resource), at: engine.loop.clock(),
+            for: nexus.serial, of: name, among: usable(resource), at: engine.loop.clock(),
             using: &random)
     }
 

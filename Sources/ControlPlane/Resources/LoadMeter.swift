@@ -1,12 +1,12 @@
 /// Tells sessions apart: numbers of sessions that have ended are used again.
 package struct SampledSession: Hashable, Sendable {
     package var id: UInt32
-    /// ns.
-    package var openedAt: UInt64
+    /// Unlike any other's: numbers of sessions are used again.
+    package var serial: UInt64
 
-    package init(id: UInt32, openedAt: UInt64) {
+    package init(id: UInt32, serial: UInt64) {
         self.id = id
-        self.openedAt = openedAt
+        self.serial = serial
     }
 }
 

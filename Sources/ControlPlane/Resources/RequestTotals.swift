@@ -25,11 +25,14 @@ final class RequestTotals {
         }
     }
 
-    /// One session's log: the dataplane's while the session is spliced, the session's else.
+    /// One log: the dataplane's while the session is spliced, the session's else.
     struct Source {
+        /// The session's.
         var id: SpliceID
         var resource: String?
-        var log: SessionLog?
+        var log: SessionLog
+        /// False: it is certainly not the dataplane's.
+        var mayBeInDataplane: Bool
     }
 
     private let engine: SessionEngine
@@ -41,9 +44,9 @@ final class RequestTotals {
     init(engine: SessionEngine) { self.engine = engine }
 
     /// Its log is read soon: the dataplane keeps what it has for some seconds.
-    func ended(_ session: ISCSISession) {
-        guard let log = session.redirect?.relay.log else { return }
-        unread.append(Source(id: session.id, resource: session.resource?.name, log: log))
+    func ended(_ nexus: ISCSINexus) {
+        guard let source = nexus.requests else { return }
+        unread.append(source)
         guard unread.count == 1 else { return }
         engine.loop.postLocal { [weak self] in self?.readEnded() }
     }
@@ -68,23 +71,16 @@ final class RequestTotals {
             guard let inDataplane = engine.dataplane.call({ $0.requestStatistics(ids[part]) })
             else { continue }
             for source in sources[part] {
-                guard let log = source.log else { continue }
-                result.append((source, inDataplane[source.id] ?? log.statistics))
+                let statistics = source.mayBeInDataplane ? inDataplane[source.id] : nil
+                result.append((source, statistics ?? source.log.statistics))
             }
         }
         return result
     }
 
-    /// Sessions with a log.
+    /// Logs of the sessions that are there.
     func live() -> [(Source, RequestStatistics)] {
-        read(
-            engine.sessions.values.compactMap { session in
-                guard let redirect = session.redirect, let log = redirect.relay.log else {
-                    return nil
-                }
-                let summary = session.summary
-                return Source(id: summary.id, resource: summary.resource, log: log)
-            })
+        read(engine.sessions.values.flatMap(\.requests))
     }
 
     /// Since the start, by resource; `live` are the sessions of this moment.

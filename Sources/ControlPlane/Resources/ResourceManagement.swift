@@ -38,7 +38,8 @@ final class ResourceManagement {
         var resource: String
         var from: String
         var to: String
-        var waiting: Set<SpliceID>
+        /// Serial numbers.
+        var waiting: Set<UInt64>
         var moved = 0
         var failed = 0
     }
@@ -90,19 +91,19 @@ final class ResourceManagement {
         portal.onTrouble = { [weak self] server, trouble in self?.take(trouble, at: server) }
         portal.isServing = { [weak self] in self?.manager.state(of: $0) != .down }
         portal.mayChange = { [weak self] in self?.mayChange($0, $1) ?? false }
-        portal.onMoved = { [weak self] session, duration, isOrderly in
+        portal.onMoved = { [weak self] nexus, duration, isOrderly in
             self?.statistics.add(stall: duration, isOrderly: isOrderly)
-            self?.moves[session.id, default: SessionMoves()].add(duration)
-            self?.balancing.moved(session)
-            self?.arrived(session)
+            self?.moves[nexus.id, default: SessionMoves()].add(duration)
+            self?.balancing.moved(nexus)
+            self?.arrived(nexus)
         }
-        portal.onLeave = { [weak self] session in
-            self?.balancing.ended(session)
-            self?.left(session)
-            self?.moves[session.id] = nil
-            self?.requests.ended(session)
+        portal.onLeave = { [weak self] nexus in
+            self?.balancing.ended(nexus)
+            self?.left(nexus)
+            self?.moves[nexus.id] = nil
+            self?.requests.ended(nexus)
         }
-        portal.serverFor = { [weak self] in self?.balancing.server(for: $0, of: $1) }
+        portal.serverFor = { [weak self] in self?.balancing.server(for: $0) }
     }
 
     /// The configuration was read again; what is known of servers and resources stays.
@@ -238,8 +239,8 @@ final class ResourceManagement {
     /// The port that the server's packets come from: by its MAC address, which the kernel knows, or by a session.
     private func learnPort(of name: String) {
         guard let server = servers[name] else { return }
-        for session in portal.sessions(at: name) {
-            let snapshot = engine.dataplane.call { $0.spliceSnapshot(session.id) } ?? nil
+        for nexus in portal.nexuses(at: name) where nexus.hasRecord {
+            let snapshot = engine.dataplane.call { $0.spliceSnapshot(nexus.id) } ?? nil
             if let port = snapshot?.server.port, port != 0 {
                 ports[name] = port
                 return
@@ -281,7 +282,7 @@ final class ResourceManagement {
             moveSessions(id, resource, from: from, to: to, isOrderly: mode == .orderly)
         case .probeNow(let server, let timeout): health.check(server, timeout: timeout)
         case .serverAlive(let server):
-            for session in portal.sessions(at: server) { session.resume() }
+            for nexus in portal.nexuses(at: server) { nexus.resume() }
         case .fence(let id, let server): fence(id, server)
         case .event(let event):
             statistics.count(event)
@@ -296,7 +297,7 @@ final class ResourceManagement {
             }
             if case .serverDown(let server, let cause, _) = event {
                 // Nothing that goes to it is of use: clients are held here from now on.
-                for session in portal.sessions(at: server) { session.loseServer(cause.rawValue) }
+                for nexus in portal.nexuses(at: server) { nexus.loseServer(cause.rawValue) }
             }
             onEvent(event)
         }
@@ -315,11 +316,11 @@ final class ResourceManagement {
 
     /// Sessions that a server has besides the resources assigned to it leave it too.
     private func leaveShared(_ server: String) {
-        for session in portal.sessions(at: server) {
-            guard let name = session.resource?.name, let resource = manager.table[name],
+        for nexus in portal.nexuses(at: server) {
+            guard let resource = manager.table[nexus.resource.name],
                 resource.serving == .any, resource.assigned != server
             else { continue }
-            session.move(isOrderly: true, reason: "server \(server) is being drained")
+            nexus.move(isOrderly: true, reason: "server \(server) is being drained")
         }
     }
 
@@ -341,30 +342,30 @@ final class ResourceManagement {
     private func moveSessions(
         _ id: ChangeID, _ resource: String, from: String, to: String, isOrderly: Bool
     ) {
-        let sessions = portal.sessions(of: resource).filter {
+        let nexuses = portal.nexuses(of: resource).filter {
             $0.serverName == from && !$0.isServed(by: to)
         }
         arriving.removeAll { $0.change == id && $0.resource == resource && $0.from == from }
         arriving.append(
             Arrival(
                 change: id, resource: resource, from: from, to: to,
-                waiting: Set(sessions.map(\.id))))
-        for session in sessions {
-            session.move(isOrderly: isOrderly, reason: "\(resource) has moved to \(to)")
+                waiting: Set(nexuses.map(\.serial))))
+        for nexus in nexuses {
+            nexus.move(isOrderly: isOrderly, reason: "\(resource) has moved to \(to)")
         }
         reportArrivals()
     }
 
-    private func arrived(_ session: ISCSISession) {
-        for index in arriving.indices where arriving[index].to == session.serverName {
-            if arriving[index].waiting.remove(session.id) != nil { arriving[index].moved += 1 }
+    private func arrived(_ nexus: ISCSINexus) {
+        for index in arriving.indices where arriving[index].to == nexus.serverName {
+            if arriving[index].waiting.remove(nexus.serial) != nil { arriving[index].moved += 1 }
         }
         reportArrivals()
     }
 
-    private func left(_ session: ISCSISession) {
+    private func left(_ nexus: ISCSINexus) {
         for index in arriving.indices {
-            if arriving[index].waiting.remove(session.id) != nil { arriving[index].failed += 1 }
+            if arriving[index].waiting.remove(nexus.serial) != nil { arriving[index].failed += 1 }
         }
         reportArrivals()
     }
@@ -373,9 +374,9 @@ final class ResourceManagement {
     private func abandon(_ id: ChangeID, _ resource: String) {
         let left = arriving.filter { $0.change == id && $0.resource == resource }
         arriving.removeAll { $0.change == id && $0.resource == resource }
-        let waiting = left.reduce(into: Set<SpliceID>()) { $0.formUnion($1.waiting) }
-        for session in portal.sessions(of: resource) where waiting.contains(session.id) {
-            session.stayAfterAll()
+        let waiting = left.reduce(into: Set<UInt64>()) { $0.formUnion($1.waiting) }
+        for nexus in portal.nexuses(of: resource) where waiting.contains(nexus.serial) {
+            nexus.stayAfterAll()
         }
     }
 

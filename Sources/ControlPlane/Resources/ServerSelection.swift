@@ -7,14 +7,14 @@ package struct ServerSelection: Sendable {
     }
 
     private var choices: [String: ServerChoice] = [:]
-    private var places: [UInt32: Place] = [:]
+    private var places: [UInt64: Place] = [:]
 
     package init() {}
 
     /// Chooses for a session; nil when `usable` is empty. Asked again for the same session, the server chosen
     /// before has failed to take it in: it is left out when there is another, and gets less for a while.
     package mutating func choose(
-        for session: UInt32, of resource: String, among usable: [String], at now: UInt64,
+        for session: UInt64, of resource: String, among usable: [String], at now: UInt64,
         using random: inout some RandomNumberGenerator
     ) -> String? {
         var servers = usable
@@ -40,7 +40,7 @@ package struct ServerSelection: Sendable {
     }
 
     /// The session is logged in at a server, or (nil) it is over.
-    package mutating func settled(_ session: UInt32, at server: String?) {
+    package mutating func settled(_ session: UInt64, at server: String?) {
         guard let place = places[session], place.server != server else { return }
         choices[place.resource]?.left(place.server)
         places[session] = nil

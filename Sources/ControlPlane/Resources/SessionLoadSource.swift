@@ -1,13 +1,14 @@
 import DataPlane
 
-/// Samples of the iSCSI sessions: sums of the session itself, and those of the dataplane while it has the session.
+/// Samples of iSCSI sessions at their servers: sums of the nexus itself, and those of the dataplane while it has the
+/// session.
 final class SessionLoadSource: LoadSource {
     private let engine: SessionEngine
     private let portal: ISCSIPortal
     /// Sessions of the round that is under way.
-    private var present: [SampledSession: ISCSISession] = [:]
+    private var present: [SampledSession: ISCSINexus] = [:]
     /// Sessions that have ended, and whose last sums the dataplane still has for some seconds.
-    private var lingering: [SampledSession: ISCSISession] = [:]
+    private var lingering: [SampledSession: ISCSINexus] = [:]
     /// Last samples of the others that have ended.
     private var last: [SampledSession: SessionSample] = [:]
 
@@ -20,27 +21,24 @@ final class SessionLoadSource: LoadSource {
         portal.resources.all.map { ($0.name, $0.serving == .any) }
     }
 
-    private func key(_ session: ISCSISession) -> SampledSession {
-        SampledSession(id: session.id, openedAt: session.openedAt)
+    private func key(_ nexus: ISCSINexus) -> SampledSession {
+        SampledSession(id: nexus.id, serial: nexus.serial)
     }
 
     func sessions() -> [SampledSession] {
         present.removeAll(keepingCapacity: true)
-        for session in portal.allSessions where session.resource != nil {
-            present[key(session)] = session
-        }
+        for nexus in portal.allNexuses { present[key(nexus)] = nexus }
         return Array(present.keys) + Array(lingering.keys) + Array(last.keys)
     }
 
-    /// A session is over; called before it is forgotten elsewhere.
-    func ended(_ session: ISCSISession) {
-        guard session.resource != nil else { return }
-        let key = key(session)
+    /// A nexus is over; called before it is forgotten elsewhere.
+    func ended(_ nexus: ISCSINexus) {
+        let key = key(nexus)
         present[key] = nil
-        if session.redirect?.lingers == true {
-            lingering[key] = session
+        if nexus.redirect.lingers {
+            lingering[key] = nexus
         } else {
-            last[key] = sample(session, nil, nil, hasEnded: true)
+            last[key] = sample(nexus, nil, nil, hasEnded: true)
         }
     }
 
@@ -62,15 +60,16 @@ final class SessionLoadSource: LoadSource {
 
     /// Without statistics of the dataplane the log is the session's.
     private func sample(
-        _ session: ISCSISession, _ snapshot: SpliceSnapshot?, _ statistics: RequestStatistics?,
+        _ nexus: ISCSINexus, _ snapshot: SpliceSnapshot?, _ statistics: RequestStatistics?,
         hasEnded: Bool
-    ) -> SessionSample? {
-        guard let resource = session.resource else { return nil }
-        let requests = statistics ?? session.log?.statistics
-        let sums = session.redirect?.statistics ?? Redirect.Statistics()
-        let traffic = snapshot.map(ResourceTraffic.init) ?? sums.inFastPath
+    ) -> SessionSample {
+        let isInDataplane = nexus.hasRecord
+        let requests = (isInDataplane ? statistics : nil) ?? nexus.log?.statistics
+        let sums = nexus.redirect.statistics
+        let traffic =
+            (isInDataplane ? snapshot : nil).map(ResourceTraffic.init) ?? sums.inFastPath
         return SessionSample(
-            session: key(session), resource: resource.name, server: session.serverName,
+            session: key(nexus), resource: nexus.resource.name, server: nexus.serverName,
             answered: requests?.answered ?? 0, latencySum: requests?.latencySum ?? 0,
             bytes: traffic.clientBytes + traffic.serverBytes + sums.relayedFromClient
                 + sums.relayedFromServer,

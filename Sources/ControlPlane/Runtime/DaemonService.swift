@@ -284,7 +284,7 @@ extension Daemon: ControlService {
         case "login": .login
         case "discovery", "fullFeature", "clientOnly": .idle
         case "connecting": .connecting
-        case "relaying": .relaying
+        case "relaying", "routing": .relaying
         case "drainingToSplice", "drainingToRelay", "restoring": .draining
         case "spliced": .spliced
         default: .closing
@@ -314,6 +314,17 @@ extension Daemon: ControlService {
             leg.local = "\(local)"
             leg.remote = "\(server)"
             model.serverLeg = leg
+        }
+        model.units = summary.units.map { unit in
+            var model = SessionUnitModel()
+            model.unit = unit.number
+            model.resource = unit.resource
+            model.server = unit.serverName
+            model.state = state(unit.state)
+            model.outstandingRequests = unit.openRequests
+            model.clientBytes = unit.statistics.relayedFromClient
+            model.serverBytes = unit.statistics.relayedFromServer
+            return model
         }
         let statistics = summary.statistics
         model.splices = statistics.splices
@@ -407,6 +418,9 @@ extension Daemon: ControlService {
     ) -> [String: ResourceTraffic] {
         var traffic = ended
         forEachSnapshot(of: live) { summary, snapshot in
+            for unit in summary.units {
+                traffic[unit.resource, default: ResourceTraffic()].add(unit.statistics, nil)
+            }
             guard let name = summary.resource else { return }
             traffic[name, default: ResourceTraffic()].add(summary, snapshot)
         }

@@ -56,9 +56,7 @@ extension Daemon {
     private var sessionsWithoutLog: Int {
         portal.resources.all.reduce(0) { sum, resource in
             sum
-                + portal.sessions(of: resource.name).count {
-                    $0.serverName != nil && $0.redirect?.relay.log == nil
-                }
+                + portal.nexuses(of: resource.name).count { $0.serverName != nil && $0.log == nil }
         }
     }
 
@@ -89,7 +87,7 @@ extension Daemon {
             model.target = resource.target
             model.assigned = resource.assigned
             model.servers = resource.servers
-            model.sessions = sessions.count { $0.resource == resource.name }
+            model.sessions = sessions.count { $0.uses(resource: resource.name) }
             let sum = traffic[resource.name] ?? ResourceTraffic()
             model.clientBytes = sum.clientBytes
             model.serverBytes = sum.serverBytes
@@ -122,7 +120,7 @@ extension Daemon {
                 model.weight = server.weight
                 model.load = loads[server.name] ?? 0
                 model.resources = portal.resources.assigned(to: server.name).map(\.name)
-                model.sessions = sessions.count { $0.serverName == server.name }
+                model.sessions = sessions.count { $0.uses(server: server.name) }
                 if let learned = portal.learnedParameters(of: server.name) {
                     model.parameters = [
                         "InitialR2T": learned.limits.initialR2T ? "Yes" : "No",
@@ -142,13 +140,25 @@ extension Daemon {
     struct Protection: Sendable {
         var requests: RequestStatistics?
         var moves: SessionMoves?
+
+        /// What one of the session's logs has counted.
+        mutating func add(_ statistics: RequestStatistics) {
+            guard var sum = requests else {
+                requests = statistics
+                return
+            }
+            sum.open += statistics.open
+            sum.unprotected += statistics.unprotected
+            sum.bytes += statistics.bytes
+            requests = sum
+        }
     }
 
     func protection() async -> [SpliceID: Protection] {
         await onLoop { [self] in
             var result = management.moves.mapValues { Protection(moves: $0) }
             for (source, statistics) in management.requests.live() {
-                result[source.id, default: Protection()].requests = statistics
+                result[source.id, default: Protection()].add(statistics)
             }
             return result
         }
@@ -158,9 +168,8 @@ extension Daemon {
         await onLoop { [self] in
             guard let session = engine.sessions[id] else { return nil }
             var result = Protection(moves: management.moves[id])
-            if let log = session.redirect?.relay.log {
-                let source = RequestTotals.Source(id: id, resource: nil, log: log)
-                result.requests = management.requests.read([source]).first?.1
+            for (_, statistics) in management.requests.read(session.requests) {
+                result.add(statistics)
             }
             return result
         }

@@ -43,6 +43,7 @@ final class ISCSIPortal {
         let users: [Credential]
         let requiresCHAP: Bool
         let splicesAutomatically: Bool
+        let allUnitsTarget: String?
         /// ns that a client's login may take.
         let loginTimeout: UInt64
         /// ns from a session's first command to the end of the login at its server, as for a health check.
@@ -56,6 +57,7 @@ final class ISCSIPortal {
             users = configuration.credentials
             requiresCHAP = configuration.iscsi.requiresCHAP
             splicesAutomatically = configuration.iscsi.splicesAutomatically
+            allUnitsTarget = configuration.iscsi.allUnitsTarget
             loginTimeout = UInt64(configuration.limits.loginTimeoutMilliseconds) * 1_000_000
             serverTimeout = UInt64(configuration.health.timeoutMilliseconds) * 1_000_000
             serverWait = UInt64(configuration.health.serverWaitMilliseconds) * 1_000_000
@@ -79,11 +81,13 @@ final class ISCSIPortal {
             else { continue }
             try? table.assign(resource.name, to: present)
         }
+        let unitsBefore = unitResources
         resources = table
         credentials = CredentialTable(
             credentials: new.credentials, servers: new.servers, resources: new.resources)
         servers = Self.byName(new.servers)
         settings = Settings(new)
+        tellRouters(unitsBefore)
         // What was learned of a server that is another one now is learned again.
         for server in old.servers where !new.servers.contains(server) {
             learned[server.name] = nil
@@ -115,10 +119,49 @@ final class ISCSIPortal {
     /// what each of them finds is another matter.
     func policy(target: String?, initiator: String) -> ISCSILoginPolicy? {
         guard let target else { return policy(settings.users, server: nil) }
+        if isAllUnitsTarget(target) {
+            var policy = policy(
+                settings.users.filter { user in
+                    unitResources.contains { user.allows(resource: $0.name) }
+                }, server: sharedParameters)
+            policy.commandWindow = Self.allUnitsWindow
+            return policy
+        }
         guard let resource = resources.resource(target: target) else { return nil }
         return policy(
             settings.users.filter { $0.allows(resource: resource.name) },
             server: parameters(of: resource))
+    }
+
+    // MARK: One target with many units
+
+    /// Commands that a session to it may have open.
+    static let allUnitsWindow: UInt32 = 128
+
+    func isAllUnitsTarget(_ target: String?) -> Bool {
+        target != nil && settings.allUnitsTarget?.lowercased() == target?.lowercased()
+    }
+
+    private var unitResources: [Resource] { resources.all.filter { $0.unit != nil } }
+
+    /// Units that a user may use, by number.
+    func units(for user: String?) -> [Int: Resource] {
+        guard settings.allUnitsTarget != nil else { return [:] }
+        let allowed = unitResources.filter { credentials.mayUse(user: user, resource: $0.name) }
+        return Dictionary(
+            allowed.map { ($0.unit ?? 0, $0) }, uniquingKeysWith: { first, _ in first })
+    }
+
+    /// The eight octets that address a resource's unit at its servers: its first one. Nil: nobody has asked a
+    /// server yet.
+    func serverUnit(of resource: String) -> [UInt8]? {
+        identities[resource]?.keys.min { $0.lexicographicallyPrecedes($1) }
+    }
+
+    /// What every server of every unit takes, as far as they are known; nil: none is.
+    private var sharedParameters: ISCSIServerParameters? {
+        let all = unitResources.compactMap(parameters(of:))
+        return all.dropFirst().reduce(all.first) { $0?.common(with: $1) }
     }
 
     private func policy(
@@ -184,11 +227,11 @@ final class ISCSIPortal {
     /// SendTargets answers of a session: every resource, at the address that the client came to.
     func discovery(for leg: Leg, user: String?) -> ISCSIDiscovery {
         let address = SocketAddress(address: leg.local.address, port: leg.local.port).description
+        var names = resources.all.filter { credentials.mayUse(user: user, resource: $0.name) }
+            .map(\.target)
+        if let target = settings.allUnitsTarget, !units(for: user).isEmpty { names.append(target) }
         return ISCSIDiscovery(
-            targets: resources.all.filter { credentials.mayUse(user: user, resource: $0.name) }.map
-            {
-                ISCSIDiscovery.Target(name: $0.target, addresses: [address])
-            })
+            targets: names.map { ISCSIDiscovery.Target(name: $0, addresses: [address]) })
     }
 
     /// Address of a server in the client's family: a splice cannot change between families.
@@ -241,8 +284,14 @@ final class ISCSIPortal {
     var isServing: (String) -> Bool = { _ in true }
     /// A resource may go elsewhere by itself: a session waits for that.
     var mayChange: (_ resource: String, _ server: String) -> Bool = { _, _ in false }
-    var onMoved: (ISCSISession, _ duration: UInt64, _ isOrderly: Bool) -> Void = { _, _, _ in }
-    private var members: [SpliceID: ISCSISession] = [:]
+    var onMoved: (ISCSINexus, _ duration: UInt64, _ isOrderly: Bool) -> Void = { _, _, _ in }
+    /// By serial number.
+    private var nexuses: [UInt64: ISCSINexus] = [:]
+    private var lastNexusSerial: UInt64 = 0
+    func nextNexusSerial() -> UInt64 {
+        lastNexusSerial += 1
+        return lastNexusSerial
+    }
 
     /// Servers that sessions were logged in to, so that something of theirs may be on its way there.
     private(set) var usedServers: Set<String> = []
@@ -250,22 +299,39 @@ final class ISCSIPortal {
     func unused(_ server: String) { usedServers.remove(server) }
 
     func trouble(_ server: String, _ trouble: Trouble) { onTrouble(server, trouble) }
-    func sessionMoved(_ session: ISCSISession, duration: UInt64, isOrderly: Bool) {
-        onMoved(session, duration, isOrderly)
+    func moved(_ nexus: ISCSINexus, duration: UInt64, isOrderly: Bool) {
+        onMoved(nexus, duration, isOrderly)
     }
 
-    func join(_ session: ISCSISession) { members[session.id] = session }
-    func leave(_ session: ISCSISession) {
-        if members.removeValue(forKey: session.id) != nil { onLeave(session) }
+    func join(_ nexus: ISCSINexus) { nexuses[nexus.serial] = nexus }
+    func leave(_ nexus: ISCSINexus) {
+        if nexuses.removeValue(forKey: nexus.serial) != nil { onLeave(nexus) }
     }
-    var onLeave: (ISCSISession) -> Void = { _ in }
-    func take(_ table: ResourceTable) { resources = table }
+    var onLeave: (ISCSINexus) -> Void = { _ in }
+    func take(_ table: ResourceTable) {
+        let before = unitResources
+        resources = table
+        tellRouters(before)
+    }
 
-    /// Logged-in sessions, in any order.
-    var allSessions: [ISCSISession] { Array(members.values) }
+    /// Sessions to the target with many units.
+    private var routers: [SpliceID: ISCSIUnitRouter] = [:]
+    func join(_ router: ISCSIUnitRouter, _ id: SpliceID) { routers[id] = router }
+    func leave(_ id: SpliceID) { routers[id] = nil }
 
-    /// The server that a new session gets where several serve a resource at once; nil: the assigned one.
-    var serverFor: (_ session: ISCSISession, _ resource: String) -> String? = { _, _ in nil }
+    /// - Parameter before: what had a unit number.
+    private func tellRouters(_ before: [Resource]) {
+        guard before.map(\.name) != unitResources.map(\.name)
+            || before.map(\.unit) != unitResources.map(\.unit)
+        else { return }
+        for router in routers.values { router.unitsChanged() }
+    }
+
+    /// In any order.
+    var allNexuses: [ISCSINexus] { Array(nexuses.values) }
+
+    /// The server that a new nexus gets where several serve a resource at once; nil: the assigned one.
+    var serverFor: (ISCSINexus) -> String? = { _ in nil }
 
     /// A client that was told what the resource's server negotiates can be served there too.
     func negotiatesTheSame(_ server: String, _ resource: Resource) -> Bool {
@@ -273,12 +339,12 @@ final class ISCSIPortal {
         return known == parameters(of: resource)
     }
 
-    /// Logged-in sessions of a resource.
-    func sessions(of resource: String) -> [ISCSISession] {
-        members.values.filter { $0.resource?.name == resource }.sorted { $0.id < $1.id }
+    /// In the order in which they came.
+    func nexuses(of resource: String) -> [ISCSINexus] {
+        nexuses.values.filter { $0.resource.name == resource }.sorted { $0.serial < $1.serial }
     }
-    func sessions(at server: String) -> [ISCSISession] {
-        members.values.filter { $0.serverName == server }.sorted { $0.id < $1.id }
+    func nexuses(at server: String) -> [ISCSINexus] {
+        nexuses.values.filter { $0.serverName == server }.sorted { $0.serial < $1.serial }
     }
 
     func makeLog() -> SessionLog? {
@@ -294,6 +360,9 @@ final class ISCSIPortal {
 
     /// What the client was told that it may send in one.
     func toldMaximumSegment(_ login: ISCSILoginResult?) -> UInt64 {
+        if isAllUnitsTarget(login?.targetName) {
+            return sharedParameters?.maxReceiveDataSegmentLength ?? 8_192
+        }
         guard let login, let resource = login.targetName.flatMap({ resources.resource(target: $0) })
         else { return 8_192 }
         return parameters(of: resource)?.maxReceiveDataSegmentLength ?? 8_192

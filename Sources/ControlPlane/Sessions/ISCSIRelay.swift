@@ -5,7 +5,8 @@ package import StorageProtocols
 /// few header fields changed that differ between the legs, and answers Text requests itself. What is open is kept
 /// in a request log, so that another server can finish it.
 ///
-/// StatSN is each leg's own. CmdSN is the same on both: the login to the server starts with the client's.
+/// StatSN is each leg's own. CmdSN is the same on both, since the login to the server starts with the client's,
+/// unless the client uses its numbers for several servers: see `ISCSILegDifference`.
 package final class ISCSIRelay: StreamRelay {
     /// One direction of the stream.
     struct Direction {
@@ -15,6 +16,8 @@ package final class ISCSIRelay: StreamRelay {
         var remaining: UInt32 = 0
         /// A PDU that is gathered: to be answered here, held, or passed as a whole.
         var gathered: [UInt8]?
+        /// It is gathered because it has to wait.
+        var isHeld = false
     }
 
     package enum LoginOutcome {
@@ -41,8 +44,8 @@ package final class ISCSIRelay: StreamRelay {
     /// Octets of the client that came while there was no server.
     private var backlog: [UInt8] = []
     var directions = [Direction(), Direction()]
-    /// Server's StatSN - client's.
-    var statusDelta: UInt32 = 0
+    /// In what the legs' headers differ.
+    var difference = ISCSILegDifference()
     var discovery: ISCSIDiscovery
     let loginResult: ISCSILoginResult
     /// Text responses that wait for the server's sequence numbers, by task tag.
@@ -92,9 +95,10 @@ package final class ISCSIRelay: StreamRelay {
 
     // MARK: Servers
 
-    /// Before the connection to the first server.
-    package func prepare(_ login: ISCSIInitiatorLogin) {
+    /// Before the connection to the first server. The login starts with `firstCommand`.
+    package func prepare(_ login: ISCSIInitiatorLogin, firstCommand: UInt32) {
         mode = .login(ISCSINexusLogin(login))
+        difference.begin(nextCommand: firstCommand)
         recovery = nil
         serverReader.clear()
         directions = [Direction(), Direction()]
@@ -111,7 +115,7 @@ package final class ISCSIRelay: StreamRelay {
 
     /// `clientNext`: StatSN that the client expects next; `serverNext`: the one that the server sends next.
     package func setStatus(clientNext: UInt32, serverNext: UInt32) {
-        statusDelta = serverNext &- clientNext
+        difference.status = serverNext &- clientNext
     }
 
     /// What the client sent and nobody has answered: for the session, when the first server fails.
@@ -140,16 +144,7 @@ package final class ISCSIRelay: StreamRelay {
     package var messages: SpliceMessages? {
         SpliceMessages(
             format: .iscsi,
-            clientEdits: [
-                MessageEdit(
-                    field: MessageFormat.Field(offset: 28, width: 4),
-                    operation: .add(UInt64(statusDelta)))
-            ],
-            serverEdits: [
-                MessageEdit(
-                    field: MessageFormat.Field(offset: 24, width: 4),
-                    operation: .add(UInt64(0 &- statusDelta)))
-            ],
+            clientEdits: difference.clientEdits, serverEdits: difference.serverEdits,
             clientHeaderDistance: directions[0].remaining,
             serverHeaderDistance: directions[1].remaining,
             // A server would answer SendTargets with its own address. What ends other tasks, the session,
@@ -222,6 +217,7 @@ package final class ISCSIRelay: StreamRelay {
     func begin(
         _ session: ISCSIInitiatorResult, rest: [UInt8], output: inout RelayOutput
     ) throws(RelayError) {
+        difference.maximumCommand = session.maximumCommand
         if recovery != nil {
             startRecovery(session, output: &output)
         } else {

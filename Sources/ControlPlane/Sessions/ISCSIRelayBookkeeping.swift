@@ -91,12 +91,12 @@ extension ISCSIRelay {
         case 2, 4, 5, 6, 7:
             for task in log.openRequests where task.id != own {
                 let isSameUnit =
-                    task.octets.count >= 16 && Self.unit(task.octets) == Self.unit(request)
+                    task.octets.count >= 16 && task.octets.unit == request.unit
                 if task.kind == ISCSIOpcode.scsiCommand, function >= 6 || isSameUnit { end(task) }
             }
             // SPC-2 section 5.5.1: a reset ends RESERVE; persistent reservations stay.
             if function >= 5 {
-                for unit in reservations.keys where function >= 6 || unit == Self.unit(request) {
+                for unit in reservations.keys where function >= 6 || unit == request.unit {
                     reservations[unit]?.isReserved = false
                 }
             }
@@ -117,7 +117,7 @@ extension ISCSIRelay {
     /// A command that changes reservations ended with GOOD (SPC-4 section 6.14, SPC-2 sections 7.21 and 7.27).
     private func reserved(by request: [UInt8]) {
         guard request.count >= ISCSIPDU.headerLength else { return }
-        let unit = Self.unit(request)
+        let unit = request.unit
         var present = reservations[unit] ?? ISCSIReservation()
         let key = { (offset: Int) -> UInt64 in
             let start = ISCSIPDU.headerLength + Int(request[4]) * 4 + offset

@@ -23,7 +23,15 @@ extension ISCSIRelay {
         try passHeld(output: &output)
     }
 
-    func passHeld(output: inout RelayOutput) throws(RelayError) {
+    /// Between two PDUs of the client, and when the server has room.
+    func passHeldIfPossible(output: inout RelayOutput) throws(RelayError) {
+        guard !held.isEmpty, !isHolding, !difference.isWindowFull, case .passing = mode,
+            directions[0].remaining == 0, directions[0].header.isEmpty
+        else { return }
+        try passHeld(output: &output)
+    }
+
+    private func passHeld(output: inout RelayOutput) throws(RelayError) {
         let waiting = held
         held = []
         heldTags = []

@@ -34,13 +34,12 @@ extension ISCSIRelay {
                 directions[side.index].gathered = nil
                 try takeGathered(whole, from: side, output: &output)
             }
-            if side == .client, !isHolding, !held.isEmpty, directions[0].remaining == 0,
-                directions[0].header.isEmpty
-            {
-                try passHeld(output: &output)
-            }
+            if side == .client { try passHeldIfPossible(output: &output) }
         }
-        if side == .server { log?.delivered(position) }
+        if side == .server {
+            log?.delivered(position)
+            try passHeldIfPossible(output: &output)
+        }
         tellIfQuiet()
     }
 
@@ -58,17 +57,20 @@ extension ISCSIRelay {
             if opcode == ISCSIOpcode.text, data > UInt32(ISCSIText.maximumLength) {
                 throw RelayError(message: "Text request of \(data) octets")
             }
-            if opcode == ISCSIOpcode.text || isHolding && mustWait(header) {
+            directions[0].isHeld = mustWait(header)
+            if opcode == ISCSIOpcode.text || directions[0].isHeld {
                 directions[0].gathered = header
                 return
             }
             noteClient(header)
             log?.clientHeader(header, kind: opcode, now: clock())
-            Self.add(statusDelta, to: &header, at: 28)
+            difference.assign(header)
+            difference.toServer(&header)
             header.withUnsafeBytes { output.toServer.append($0) }
             return
         }
-        Self.add(0 &- statusDelta, to: &header, at: 24)
+        difference.noteWindow(header)
+        difference.toClient(&header)
         // What the client must not have in part only.
         let isGathered = opcode != ISCSIOpcode.dataIn && rest > 0 && rest <= 4_096 - 48
         if isGathered {
@@ -83,16 +85,19 @@ extension ISCSIRelay {
         position += UInt32(header.count)
     }
 
-    /// Of a session that is held: data for open requests goes on, nothing else.
+    /// While new requests wait, or the server has no room for them: data for open ones goes on, nothing else.
     private func mustWait(_ header: [UInt8]) -> Bool {
-        header[0] & 0x3f != ISCSIOpcode.dataOut || heldTags.contains(header.field32(16))
+        if header[0] & 0x3f == ISCSIOpcode.dataOut { return heldTags.contains(header.field32(16)) }
+        if isHolding || difference.assignsCommands && !held.isEmpty { return true }
+        return difference.isWindowFull && header[0] & 0x40 == 0
     }
 
     private func takeGathered(
         _ whole: [UInt8], from side: SpliceSide, output: inout RelayOutput
     ) throws(RelayError) {
         guard side == .client else { return sayWhole(whole, output: &output) }
-        if isHolding {
+        if directions[0].isHeld {
+            directions[0].isHeld = false
             guard held.count + whole.count <= Self.heldMaximum else {
                 throw RelayError(message: "the client sends too much while its server changes")
             }
@@ -101,9 +106,11 @@ extension ISCSIRelay {
             return
         }
         noteClient(Array(whole[..<ISCSIPDU.headerLength]))
-        guard var ping = try answered(whole) else { return }
-        ping.expectedStatus = ping.expectedStatus &+ statusDelta
-        output.toServer.append(ping.encoded())
+        guard let ping = try answered(whole) else { return }
+        var octets = ping.encoded()
+        difference.assign(octets)
+        difference.toServer(&octets)
+        output.toServer.append(octets)
     }
 
     /// A message of the server that is complete; `octets` with the client's numbers.
@@ -141,17 +148,6 @@ extension ISCSIRelay {
         log?.serverMessage(
             header, kind: header[0] & 0x3f, position: position, length: length, data: data,
             now: clock())
-    }
-
-    static func add(_ value: UInt32, to header: inout [UInt8], at offset: Int) {
-        let sum = header.field32(offset) &+ value
-        for octet in 0..<4 {
-            header[offset + octet] = UInt8(truncatingIfNeeded: sum >> UInt32(24 - octet * 8))
-        }
-    }
-
-    static func unit(_ header: [UInt8]) -> UInt64 {
-        header[8..<16].reduce(0) { $0 << 8 | UInt64($1) }
     }
 
     /// A Text request is answered here, and the server gets a NOP-Out in its place: so that both count one

@@ -6,6 +6,12 @@ extension ISCSIRelay {
     /// Before the connection to a server that takes the place of another: what it has to finish. The login
     /// must start with the recovery's `firstCommand`.
     package func prepareRecovery(maximumSegment: Int) -> ISCSIRecovery {
+        difference.begin(nextCommand: numbers.nextCommand)
+        if difference.assignsCommands {
+            // Whoever uses several servers tells the client of windows.
+            numbers.expectedCommand = numbers.nextCommand
+            numbers.maximumCommand = numbers.nextCommand &- 1
+        }
         let replies = (log?.keptReplies ?? []).map { reply in
             ISCSIUnfinishedReply(
                 header: reply.header, data: reply.data, ended: reply.closed.map(Self.task),
@@ -168,7 +174,10 @@ extension ISCSIRelay {
         octets.withUnsafeBytes {
             log?.clientData(UnsafeRawBufferPointer(rebasing: $0[ISCSIPDU.headerLength...]))
         }
-        return pdu
+        difference.assign(header)
+        var numbered = pdu
+        if pdu.opcode != ISCSIOpcode.dataOut { numbered.commandSequence &+= difference.command }
+        return numbered
     }
 
     func recoverFromServer(
@@ -177,6 +186,7 @@ extension ISCSIRelay {
         serverReader.append(bytes)
         do {
             while case .recovering = mode, let pdu = try serverReader.next() {
+                difference.noteWindow(pdu.header)
                 try take(recovery?.receiveFromServer(pdu) ?? [], output: &output)
                 try finishRecovery(output: &output)
             }
@@ -197,7 +207,10 @@ extension ISCSIRelay {
                 position += UInt32(octets.count)
                 log?.delivered(position)
             case .toClient(let pdu): say(pdu, output: &output)
-            case .toServer(let pdu): output.toServer.append(pdu.encoded())
+            case .toServer(let pdu):
+                var octets = pdu.encoded()
+                difference.unitToServer(&octets)
+                output.toServer.append(octets)
             case .failed(let reason): throw RelayError(message: reason)
             }
         }
@@ -211,7 +224,8 @@ extension ISCSIRelay {
         {
             pdu = stamped(answer, like: pdu)
         }
-        let octets = pdu.encoded()
+        var octets = pdu.encoded()
+        difference.unitToClient(&octets)
         let header = Array(octets[..<ISCSIPDU.headerLength])
         noteServer(header)
         log?.serverMessage(
@@ -232,7 +246,7 @@ extension ISCSIRelay {
         mode = .passing
         recovery = nil
         let next = machine.nextStatus
-        statusDelta = next.server &- next.client
+        difference.status = next.server &- next.client
         directions = [Direction(), Direction()]
         let rests = [clientReader.remaining, serverReader.remaining]
         clientReader.clear()

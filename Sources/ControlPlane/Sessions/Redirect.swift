@@ -119,12 +119,28 @@ final class Redirect {
     var needsRelay = false
     var timer: EventLoop.Timer?
 
-    init(id: SpliceID, engine: SessionEngine, client: Leg, relay: any StreamRelay) {
+    /// The client's octets come by `inject` and go to whoever takes `output.toClient`, and is told so by this; nil:
+    /// the client leg has a socket. Never spliced.
+    private(set) var onClientOutput: (() -> Void)?
+    /// Octets for the client beyond which the server is not read.
+    var clientOutputMaximum: Int
+
+    /// - Parameter client: without a descriptor when there is `onClientOutput`: only what it says of the client's
+    ///   connection counts.
+    init(
+        id: SpliceID, engine: SessionEngine, client: Leg, relay: any StreamRelay,
+        onClientOutput: (() -> Void)? = nil
+    ) {
         self.id = id
         self.engine = engine
         self.client = client
         self.relay = relay
+        self.onClientOutput = onClientOutput
+        clientOutputMaximum = engine.relayBufferMaximum
     }
+
+    /// The client leg is a stream in memory.
+    var hasMemoryClient: Bool { onClientOutput != nil }
 
     func leg(_ side: SpliceSide) -> Leg? { side == .client ? client : server }
 
@@ -132,7 +148,7 @@ final class Redirect {
 
     /// Starts to react to the socket of a side.
     func watch(_ side: SpliceSide) {
-        guard let leg = leg(side) else { return }
+        guard let leg = leg(side), side == .server || !hasMemoryClient else { return }
         engine.loop.register(leg.descriptor, events: [.read, .write, .edgeTriggered]) {
             [weak self] _ in self?.socketReady(side)
         }
@@ -156,6 +172,27 @@ final class Redirect {
                 try relay.receive(buffer, from: side, output: &output)
             }
         }
+    }
+
+    /// The same without acting upon it yet: `pump` does.
+    func feed(_ bytes: UnsafeRawBufferPointer) {
+        do throws(RelayError) {
+            statistics.relayedFromClient += UInt64(bytes.count)
+            try relay.receive(bytes, from: .client, output: &output)
+        } catch {
+            // Not from within the client's octets.
+            engine.loop.postLocal { [weak self] in self?.end(error.message, reset: true) }
+        }
+    }
+
+    /// The server was not read because the client's octets waited.
+    private var isOutputFull = false
+
+    /// Octets were taken out of `output.toClient`.
+    func clientOutputTaken() {
+        guard isOutputFull else { return }
+        isOutputFull = false
+        engine.loop.postLocal { [weak self] in self?.pump() }
     }
 
     /// Lets the session tell its relay something that makes output.
@@ -201,10 +238,13 @@ final class Redirect {
     private func move(_ side: SpliceSide) throws -> Bool {
         guard let from = leg(side), let to = leg(side.other) else { return false }
         var isMoving = false
-        let isWanted = side == .server || relay.wantsClientInput
-        if isWanted, !isEOF[side.index],
-            output[side.other].count < engine.relayBufferMaximum
-        {
+        let isWanted =
+            side == .server
+            ? output.toClient.count < clientOutputMaximum
+            : !hasMemoryClient && relay.wantsClientInput
+                && output.toServer.count < engine.relayBufferMaximum
+        if side == .server, !isWanted { isOutputFull = true }
+        if isWanted, !isEOF[side.index] {
             let input: Socket.Received
             do throws(SystemCallError) {
                 input = try Socket.receive(from.descriptor, into: engine.scratch)
@@ -229,6 +269,9 @@ final class Redirect {
             case .end where side == .server && relay.survivesServer && !isEOF[0]:
                 lostWhileRelaying("closed by the server")
                 return false
+            case .end where hasMemoryClient:
+                end("closed by the server", reset: true)
+                return false
             case .end:
                 isEOF[side.index] = true
                 isMoving = true
@@ -236,7 +279,10 @@ final class Redirect {
             }
         }
         let before = output[side.other].count
-        if before > 0 {
+        if before > 0, side == .server, let onClientOutput {
+            onClientOutput()
+            if output.toClient.count < before { isMoving = true }
+        } else if before > 0 {
             do throws(SystemCallError) {
                 try output[side.other].drain { bytes throws(SystemCallError) in
                     try Socket.send(to.descriptor, bytes)
@@ -255,6 +301,7 @@ final class Redirect {
 
     /// Octets for the client go out also while there is no server.
     private func flushToClient() {
+        guard !hasMemoryClient else { return }
         do {
             try output.toClient.drain { bytes throws(SystemCallError) in
                 try Socket.send(client.descriptor, bytes)
@@ -313,7 +360,7 @@ final class Redirect {
         }
         client.descriptor = -1
         if isInMotion { engine.postEnd([.abortToSlow(id)]) }
-        engine.postEnd([.close(id)])
+        if !hasMemoryClient { engine.postEnd([.close(id)]) }
         lingers = wasSpliced
         if let server {
             // After a reset no end waits for late packets; else the server may be in TIME_WAIT.

@@ -10,16 +10,19 @@ extension Redirect {
         let source = SocketAddress(address: local, port: port)
         do {
             // Before the SYN leaves: the splicer learns positions from it and blanks options.
-            try engine.apply([
-                .splice(
-                    .attachServer(
-                        id,
-                        SpliceLeg(
-                            domain: engine.storageDomain, localAddress: local, localPort: port,
-                            localMAC: engine.storageMAC, remoteAddress: address.address,
-                            remotePort: address.port, remoteMAC: serverMAC,
-                            stripTimestamps: !client.usesTimestamps, stripSACK: !client.usesSACK)))
-            ])
+            if !hasMemoryClient {
+                try engine.apply([
+                    .splice(
+                        .attachServer(
+                            id,
+                            SpliceLeg(
+                                domain: engine.storageDomain, localAddress: local, localPort: port,
+                                localMAC: engine.storageMAC, remoteAddress: address.address,
+                                remotePort: address.port, remoteMAC: serverMAC,
+                                stripTimestamps: !client.usesTimestamps,
+                                stripSACK: !client.usesSACK)))
+                ])
+            }
             let descriptor = try Socket.connect(
                 to: address,
                 options: client.serverOptions(from: source, device: engine.storageDevice))
@@ -50,13 +53,15 @@ extension Redirect {
         }
         Socket.setWindowClamp(server.descriptor, 1 << 30)
         self.server?.update(from: info)
-        engine.post(
-            id,
-            [
-                .updateLeg(
-                    id, .server, remoteScale: info.sendScale, localScale: info.receiveScale,
-                    received: nil)
-            ])
+        if !hasMemoryClient {
+            engine.post(
+                id,
+                [
+                    .updateLeg(
+                        id, .server, remoteScale: info.sendScale, localScale: info.receiveScale,
+                        received: nil)
+                ])
+        }
         // The splicer saw the handshake; its base is asked for when a splice begins.
         isServerBaseKnown = false
         connectedAt = engine.loop.now
@@ -74,7 +79,7 @@ extension Redirect {
         wantsSplice = false
         if let server { Socket.setReset(server.descriptor) }
         dropServer()
-        engine.loop.unregister(client.descriptor)
+        if !hasMemoryClient { engine.loop.unregister(client.descriptor) }
         output.toServer = OutboundBuffer()
         isEOF = [false, false]
         isShut = [false, false]

@@ -62,13 +62,7 @@ extension Redirect {
         leaveServer()
         server = next
         do {
-            try engine.apply([
-                .splice(
-                    .attachServer(
-                        id,
-                        next.spliceLeg(domain: engine.storageDomain, localMAC: engine.storageMAC)))
-            ])
-            try engine.tellReceived(id, .server, next)
+            if !hasMemoryClient { try followServer(next) }
         } catch {
             engine.log.notice("session \(id): standby: \(error)")
             leaveServer()
@@ -80,5 +74,15 @@ extension Redirect {
         state = .relaying
         watch(.server)
         return (session, standby.rest)
+    }
+
+    /// The dataplane follows a connection to a server that has been there for a while.
+    func followServer(_ leg: Leg) throws {
+        try engine.apply([
+            .splice(
+                .attachServer(
+                    id, leg.spliceLeg(domain: engine.storageDomain, localMAC: engine.storageMAC)))
+        ])
+        try engine.tellReceived(id, .server, leg)
     }
 }

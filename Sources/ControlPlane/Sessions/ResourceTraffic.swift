@@ -19,11 +19,15 @@ struct ResourceTraffic: Equatable, Sendable {
     /// A session's share. Packets are those of the fast path alone: the control plane relays octets.
     /// Without a snapshot the session is not in the fast path any more.
     mutating func add(_ summary: SessionSummary, _ snapshot: SpliceSnapshot?) {
-        let spliced = snapshot.map(ResourceTraffic.init) ?? summary.statistics.inFastPath
+        add(summary.statistics, snapshot)
+    }
+
+    mutating func add(_ statistics: Redirect.Statistics, _ snapshot: SpliceSnapshot?) {
+        let spliced = snapshot.map(ResourceTraffic.init) ?? statistics.inFastPath
         clientPackets += spliced.clientPackets
-        clientBytes += spliced.clientBytes + summary.statistics.relayedFromClient
+        clientBytes += spliced.clientBytes + statistics.relayedFromClient
         serverPackets += spliced.serverPackets
-        serverBytes += spliced.serverBytes + summary.statistics.relayedFromServer
+        serverBytes += spliced.serverBytes + statistics.relayedFromServer
     }
 }
 
@@ -46,6 +50,13 @@ final class EndedTraffic {
         }
         unread.append(summary)
         return unread.count == 1
+    }
+
+    /// A nexus of a session that goes on, or ends with it: what passed through its own stream.
+    func add(_ nexus: ISCSINexus) {
+        guard !nexus.hasRecord else { return }
+        totals[nexus.resource.name, default: ResourceTraffic()]
+            .add(nexus.redirect.statistics, nil)
     }
 
     func read() {

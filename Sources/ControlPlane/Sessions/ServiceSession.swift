@@ -10,6 +10,7 @@ final class ServiceSession: Session {
     private let openedAt: UInt64
     private let core: Redirect
     var redirect: Redirect? { core }
+    let requests: [RequestTotals.Source] = []
 
     init(
         id: SpliceID, leg: Leg, engine: SessionEngine, name: String, serverName: String,

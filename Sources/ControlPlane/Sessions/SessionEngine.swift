@@ -371,8 +371,11 @@ enum SessionEvent {
 
 /// A client's session, of whatever protocol.
 protocol Session: AnyObject {
+    /// The one that has the client's connection; nil: none has it now.
     var redirect: Redirect? { get }
     var summary: SessionSummary { get }
+    /// Where its requests are counted.
+    var requests: [RequestTotals.Source] { get }
     func start()
     func close(_ reason: String)
 }
@@ -395,4 +398,24 @@ struct SessionSummary: Sendable {
     var wantsSplice: Bool
     var statistics: Redirect.Statistics
     var openedAt: UInt64
+    /// Of a session to the target that has all resources: those that it has used.
+    var units: [Unit] = []
+
+    struct Unit: Sendable {
+        var number: Int
+        var resource: String
+        var serverName: String?
+        /// As a session's.
+        var state: String
+        var openRequests: Int
+        var statistics: Redirect.Statistics
+    }
+
+    func uses(server: String) -> Bool {
+        serverName == server || units.contains { $0.serverName == server }
+    }
+
+    func uses(resource name: String) -> Bool {
+        resource == name || units.contains { $0.resource == name }
+    }
 }

@@ -26,7 +26,12 @@ package struct OutboundBuffer {
             }
         }
         if let failure { throw failure }
-        head += taken
+        skip(taken)
+    }
+
+    /// Leaves the first octets out.
+    mutating func skip(_ count: Int) {
+        head += count
         if head == storage.count {
             storage.removeAll(keepingCapacity: storage.capacity <= 1 << 20)
             head = 0
@@ -34,6 +39,24 @@ package struct OutboundBuffer {
             storage.removeFirst(head)
             head = 0
         }
+    }
+
+    /// Takes the first octets out.
+    mutating func take(_ count: Int) -> [UInt8] {
+        let taken = Array(storage[head..<head + count])
+        skip(count)
+        return taken
+    }
+
+    /// Takes octets out of the middle.
+    mutating func remove(_ count: Int, at place: Int) {
+        if place == 0 { return skip(count) }
+        storage.removeSubrange(head + place..<head + place + count)
+    }
+
+    mutating func withMutableBytes(_ body: (UnsafeMutableRawBufferPointer) -> Void) {
+        let start = head
+        storage.withUnsafeMutableBytes { body(UnsafeMutableRawBufferPointer(rebasing: $0[start...])) }
     }
 }
 

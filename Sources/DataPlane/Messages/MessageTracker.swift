@@ -376,6 +376,22 @@ package struct MessageTracker: ~Copyable {
 }
 
 extension MessageFormat {
+    /// Octets of the message that begins with `header`, which has `headerLength` of them; nil: more than
+    /// `maximumLength`.
+    package func length(of header: UnsafeRawPointer) -> Int? {
+        let header = UnsafeMutableRawPointer(mutating: header)
+        var payload: UInt64 = 0
+        for term in lengthTerms {
+            let value = MessageTracker.load(header, term.field) &* UInt64(term.scale)
+            guard value <= UInt64(maximumLength) else { return nil }
+            let alignment = UInt64(term.alignment)
+            payload += (value + alignment - 1) / alignment * alignment
+        }
+        let extra = payload > 0 ? UInt64(payloadExtra) : 0
+        let total = UInt64(headerLength) + UInt64(fixedExtra) + payload + extra
+        return total <= UInt64(maximumLength) ? Int(total) : nil
+    }
+
     /// iSCSI without digests (RFC 7143 section 11.2.1): a basic header segment of 48 octets, then
     /// TotalAHSLength in words of 4 and DataSegmentLength padded to 4. A header digest would cover edited
     /// fields, so edits need digests off.

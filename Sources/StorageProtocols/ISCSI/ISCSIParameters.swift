@@ -106,4 +106,25 @@ public struct ISCSIServerParameters: Equatable, Sendable {
         self.maxReceiveDataSegmentLength = maxReceiveDataSegmentLength
         self.commandWindow = commandWindow
     }
+
+    /// What both take.
+    public func common(with other: ISCSIServerParameters) -> ISCSIServerParameters {
+        var result = self
+        for (_, rule) in ISCSIParameters.rules {
+            switch rule {
+            case .minimum(let path, _):
+                result.limits[keyPath: path] = min(limits[keyPath: path], other.limits[keyPath: path])
+            case .maximum(let path, _):
+                result.limits[keyPath: path] = max(limits[keyPath: path], other.limits[keyPath: path])
+            case .and(let path):
+                result.limits[keyPath: path] = limits[keyPath: path] && other.limits[keyPath: path]
+            case .or(let path):
+                result.limits[keyPath: path] = limits[keyPath: path] || other.limits[keyPath: path]
+            }
+        }
+        result.maxReceiveDataSegmentLength = min(
+            maxReceiveDataSegmentLength ?? 8_192, other.maxReceiveDataSegmentLength ?? 8_192)
+        result.commandWindow = min(commandWindow, other.commandWindow)
+        return result
+    }
 }

@@ -27,6 +27,8 @@ public struct ISCSILoginPolicy: Sendable {
     public var mutual: [String: ISCSICredential]
     /// What the server that has the resource negotiates; nil: it was never reached.
     public var server: ISCSIServerParameters?
+    /// Commands that a session may have open; nil: what the server takes, 32 at most.
+    public var commandWindow: UInt32?
     public init(
         requiresCHAP: Bool = false, credentials: [ISCSICredential] = [],
         mutual: [String: ISCSICredential] = [:], server: ISCSIServerParameters?
@@ -186,7 +188,8 @@ public struct ISCSITargetLogin {
             return fail(pdu, .serviceUnavailable, "no server was reached yet")
         }
         self.policy = policy
-        result.commandWindow = max(1, min(32, policy.server?.commandWindow ?? 32))
+        result.commandWindow =
+            policy.commandWindow ?? max(1, min(32, policy.server?.commandWindow ?? 32))
         return nil
     }
 

@@ -125,6 +125,7 @@ extension ISCSIPDU {
 public enum ISCSIRejectReason: UInt8, Error, Equatable, Sendable {
     case protocolError = 0x04
     case commandNotSupported = 0x05
+    case taskInProgress = 0x07
     case invalidField = 0x09
 }
 
