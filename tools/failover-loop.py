@@ -46,6 +46,7 @@ def parse():
         help="always this server or controller (default: by chance one that has resources)")
     add("--topology", help="another one than the kind's")
     add("--sessions", type=int, help="default: 4; 6 with controller and add")
+    add("--one-session", action="store_true", help="to the target that has all resources as units")
     add("--depth", type=int, default=16)
     add("--rate", help="requests/s for each target (default: as many as possible)")
     add("--seed", type=int, default=1)

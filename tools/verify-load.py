@@ -8,6 +8,7 @@ Sessions, each one connection to one target (a line per session is in the result
     --sessions-per-target 2     two for each target, each with a part of the disk
     --sessions 4                four in all: targets in turn, so of six targets the first four
     --sessions 4 --layout random    four in all: of six targets four by chance (--seed)
+    --target IQN/1,2,3          one session that uses several logical units, requests to each by chance
 
 Each session owns a range of its disk and first fills it. Every block of 4 KiB carries a stamp (resource,
 session, LBA, generation, seed, checksum) and a body that follows from them, so that a wrong, torn, stale or
@@ -170,7 +171,7 @@ class Pattern:
 class Slot:
     """A request in flight, with the memory that it uses."""
     __slots__ = ("buffer", "address", "is_read", "first", "count", "generation", "start", "data",
-                 "is_busy", "phase")
+                 "is_busy", "phase", "unit")
 
     def __init__(self):
         self.buffer = ctypes.create_string_buffer(LARGEST)
@@ -186,6 +187,7 @@ class Results:
         self.options = options
         self.reads = self.writes = self.read_octets = self.written_octets = 0
         self.latencies = array.array("f")
+        self.by_unit = {}
         self.errors = {}
         self.details = []
         self.slowest = []
@@ -210,13 +212,16 @@ class Results:
     def latency(self, session, slot, now):
         took = now - slot.start
         self.latencies.append(took)
-        if took > self.second_worst.get(session.target, 0):
-            self.second_worst[session.target] = took
+        if len(session.units) > 1:
+            self.by_unit.setdefault(slot.unit, array.array("f")).append(took)
+        label = session.label(slot)
+        if took > self.second_worst.get(label, 0):
+            self.second_worst[label] = took
         if took > self.slow_floor:
             self.slowest.append({
                 "ms": round(took * 1000, 2), "at": self.at(slot.start),
                 "clock": round(self.epoch + slot.start - self.begin, 3),
-                "session": session.index, "target": session.target,
+                "session": session.index, "target": session.label(slot),
                 "kind": "read" if slot.is_read else "write", "octets": slot.count * BLOCK})
             if len(self.slowest) >= 60:
                 self.trim()
@@ -233,8 +238,9 @@ class Session:
 
     def __init__(self, index, target, number, part, parts, rate, options, results, pattern, poll):
         self.index, self.number, self.rate = index, number, rate
-        self.target, _, lun = target.partition("/")
-        self.lun = int(lun or 1)
+        self.target, _, units = target.partition("/")
+        self.units = [int(unit) for unit in (units or "1").split(",")]
+        self.blocks = []  # Of each unit.
         self.part, self.parts = part, parts
         self.options, self.results, self.pattern, self.poll = options, results, pattern, poll
         self.random = random.Random(f"{options.seed} {index}")
@@ -252,6 +258,10 @@ class Session:
         self.longest_gap_at = 0.0
         self.task = ctypes.c_void_p()
 
+    def label(self, slot):
+        """What a request is about, for people."""
+        return self.target if len(self.units) == 1 else f"{self.target}/{slot.unit}"
+
     # Life of the connection
 
     def connect(self):
@@ -266,7 +276,7 @@ class Session:
         self.phase = "connecting"
         # Logs in and asks TEST UNIT READY until the login's own unit attention is gone.
         if ISCSI.iscsi_full_connect_async(
-                self.context, self.options.portal.encode(), self.lun, complete, None) != 0:
+                self.context, self.options.portal.encode(), self.units[0], complete, None) != 0:
             return self.fail("connect", self.reason())
         self.watch()
 
@@ -347,14 +357,15 @@ class Session:
 
     def prepare(self, blocks):
         """The part of the disk that this session owns."""
-        size = min(blocks, self.options.range_mib * (1 << 20) // BLOCK * self.parts
-                   if self.options.range_mib else blocks) // self.parts
+        wanted = self.options.range_mib * (1 << 20) // BLOCK // len(self.units)
+        size = min(blocks, wanted * self.parts if wanted else blocks) // self.parts
         if size < 2 * LARGEST // BLOCK:
             return self.fail("setup", f"the disk has only {blocks} blocks for {self.parts} sessions")
-        self.base, self.size = self.part * size, size
+        # Blocks of the session count through its regions, one of each unit.
+        self.base, self.region, self.size = self.part * size, size, size * len(self.units)
         if self.acknowledged is None:
-            self.acknowledged = array.array("Q", bytes(8 * size))
-            self.busy = bytearray(size)
+            self.acknowledged = array.array("Q", bytes(8 * self.size))
+            self.busy = bytearray(self.size)
             self.possible = {}
             self.generation = 0
             self.cursor = 0
@@ -374,14 +385,16 @@ class Session:
             if self.cursor >= self.size:
                 return None
             first = self.cursor
-            count = min(LARGEST // BLOCK, self.size - first)
+            count = min(LARGEST // BLOCK, self.region - first % self.region)
             self.cursor += count
             return self.phase == "verify", first, count
         chance = self.random.random
         is_read = chance() < self.options.read_share
         for _ in range(8):
             count = self.sizes[int(chance() * len(self.sizes))]
-            first = int(chance() * (self.size - count + 1))
+            first = int(chance() * (self.region - count + 1))
+            if len(self.units) > 1:
+                first += int(chance() * len(self.units)) * self.region
             if self.busy.find(1, first, first + count) < 0:
                 return is_read, first, count
         return None
@@ -407,11 +420,13 @@ class Session:
         slot.is_read, slot.first, slot.count, slot.phase = is_read, first, count, self.phase
         length = count * BLOCK
         ratio = BLOCK // self.block_size
-        lba = (self.base + first) * ratio
+        lba = (self.base + first % self.region) * ratio
+        unit = self.units[first // self.region]
+        slot.unit = unit
         if is_read:
             slot.start = time.monotonic()
             task = ISCSI.iscsi_read16_task(
-                self.context, self.lun, lba, length, self.block_size, 0, 0, 0, 0, 0, complete,
+                self.context, unit, lba, length, self.block_size, 0, 0, 0, 0, 0, complete,
                 index)
             if task:
                 ISCSI.scsi_task_add_data_in_buffer(task, length, slot.address)
@@ -422,7 +437,7 @@ class Session:
                 self.number, self.index, self.base + first, itertools.repeat(slot.generation, count))
             slot.start = time.monotonic()
             task = ISCSI.iscsi_write16_task(
-                self.context, self.lun, lba, ctypes.cast(slot.data, ctypes.c_void_p), length,
+                self.context, unit, lba, ctypes.cast(slot.data, ctypes.c_void_p), length,
                 self.block_size, 0, 0, 0, 0, 0, complete, index)
         if not task:
             return self.fail("closed", self.reason())
@@ -450,7 +465,12 @@ class Session:
         if status != 0:
             return self.fail_later("connect", self.reason())
         self.phase = "capacity"
-        if not ISCSI.iscsi_readcapacity16_task(self.context, self.lun, complete, None):
+        self.blocks, self.attempts = [], 0
+        self.ask_capacity()
+
+    def ask_capacity(self):
+        unit = self.units[len(self.blocks)]
+        if not ISCSI.iscsi_readcapacity16_task(self.context, unit, complete, None):
             self.fail_later("setup", self.reason())
 
     def fail_later(self, kind, text):
@@ -460,6 +480,12 @@ class Session:
 
     def capacity(self, status, task):
         if status != 0:
+            # A unit other than the first says its login's unit attention here.
+            kind = self.describe(status, task)[0]
+            if kind == "unit-attention" and self.blocks and self.attempts < 4:
+                self.attempts += 1
+                ISCSI.scsi_free_scsi_task(task)
+                return self.ask_capacity()
             self.phase = "broken"
             self.pending = ("setup", f"READ CAPACITY(16): {self.describe(status, task)[1]}")
             return
@@ -469,7 +495,11 @@ class Session:
         self.block_size = block_size
         self.sizes = [size // BLOCK for size in SIZES
                       if self.options.smallest <= size <= self.options.largest]
-        self.prepare((last + 1) * block_size // BLOCK)
+        self.blocks.append((last + 1) * block_size // BLOCK)
+        self.attempts = 0
+        if len(self.blocks) < len(self.units):
+            return self.ask_capacity()
+        self.prepare(min(self.blocks))
 
     def describe(self, status, task):
         kind = STATUS.get(status, f"status-{status:#x}")
@@ -678,7 +708,8 @@ class Load:
         for session in self.sessions:
             for slot in session.slots:
                 if slot.is_busy:
-                    flight[session.target] = max(flight.get(session.target, 0), now - slot.start)
+                    label = session.label(slot)
+                    flight[label] = max(flight.get(label, 0), now - slot.start)
         worst = results.second_worst
         by_target = ",".join(
             f"{target}={max(worst.get(target, 0), flight.get(target, 0)) * 1000:.1f}"
@@ -769,9 +800,10 @@ class Load:
         seconds = self.stopped - results.begin
         count = results.reads + results.writes
 
-        def percentile(share):
-            return round(latencies[min(len(latencies) - 1, int(len(latencies) * share))] * 1000, 3) \
-                if latencies else None
+        def percentile(share, of=latencies):
+            return round(of[min(len(of) - 1, int(len(of) * share))] * 1000, 3) if of else None
+
+        units = {unit: sorted(taken) for unit, taken in sorted(results.by_unit.items())}
 
         slowest = results.slowest[0] if results.slowest else None
         ok = not results.errors and count > 0
@@ -796,6 +828,10 @@ class Load:
             "longest_stall_clock": slowest["clock"] if slowest else None,
             "longest_gap_ms": round(max(s.longest_gap for s in self.sessions) * 1000, 2),
             "latency_ms": {"p50": percentile(0.5), "p99": percentile(0.99), "max": percentile(1)},
+            "units": [{
+                "unit": unit, "requests": len(taken), "p50": percentile(0.5, taken),
+                "p99": percentile(0.99, taken), "max": percentile(1, taken)}
+                for unit, taken in units.items()],
             "slowest": results.slowest,
             "sessions": [{
                 "session": s.index, "target": s.target, "requests": s.requests, "state": s.phase,
@@ -811,7 +847,8 @@ def parse():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--portal", required=True, help="address, or address:port")
-    add("--target", action="append", required=True, metavar="IQN[/LUN]", help="repeat; LUN is 1")
+    add("--target", action="append", required=True, metavar="IQN[/LUN,...]",
+        help="repeat; LUN is 1")
     add("--sessions", type=int, help="in all (default: one for each target)")
     add("--sessions-per-target", type=int, default=1)
     add("--layout", choices=["turn", "random"], default="turn", help="which targets come first")

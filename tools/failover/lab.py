@@ -81,9 +81,11 @@ class Lab:
         return {entry["name"]: entry.get("assigned") for entry in self.json("resource", "list")}
 
     def sessions(self):
-        """Resource and server of each session; the server is None while it has none."""
+        """Resource and server of each session, or of each unit of one; the server is None while it has none."""
+        sessions = self.json("session", "list")
+        units = [unit for entry in sessions for unit in entry.get("units", [])]
         return [(entry["resource"], entry.get("server"))
-                for entry in self.json("session", "list") if entry.get("resource")]
+                for entry in sessions + units if entry.get("resource")]
 
     def servers(self):
         return [entry["name"] for entry in self.json("server", "list")]

@@ -21,12 +21,17 @@ class Load:
         self.is_running = threading.Event()
         words = [f"{lab.programs}/dsr-lab", "exec", lab.prefix, "client1", "--",
                  f"{HERE}/tools/verify-load.py", "--portal", "10.10.0.100", "--seconds", "1000000",
-                 "--sessions", str(options.sessions), "--depth", str(options.depth), "--seed",
-                 str(options.seed), "--final-verify", "--output", self.output, "--live"]
+                 "--depth", str(options.depth), "--seed", str(options.seed), "--final-verify",
+                 "--output", self.output, "--live"]
         if options.rate:
             words += ["--rate", options.rate]
-        for name in self.order(home, random.Random(options.seed)):
-            words += ["--target", TARGET + name]
+        if options.one_session:
+            units = ",".join(name.removeprefix("r") for name in sorted(home))
+            words += ["--target", f"{TARGET}all/{units}", "--range-mib", str(16 * len(home))]
+        else:
+            words += ["--sessions", str(options.sessions)]
+            for name in self.order(home, random.Random(options.seed)):
+                words += ["--target", TARGET + name]
         self.worst = {}
         self.lines = 0
         self.process = subprocess.Popen(
@@ -53,7 +58,7 @@ class Load:
                 worst = dict(self.worst)
                 for field in words[-1].split(",") if "=" in words[-1] else []:
                     target, value = field.rsplit("=", 1)
-                    name = target.removeprefix(TARGET)
+                    name = target.removeprefix(TARGET).replace("all/", "r")
                     worst[name] = max(worst.get(name, 0), float(value))
                 self.worst = worst
                 self.lines += 1

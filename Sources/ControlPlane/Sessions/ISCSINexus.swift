@@ -32,7 +32,7 @@ final class ISCSINexus {
     let relay: ISCSIRelay
     let redirect: Redirect
     private var timer: EventLoop.Timer?
-    /// Octets that wait for the first connection.
+    /// Octets that wait for a connection.
     private var pending: [UInt8] = []
     /// A server was logged in to: what the client has is more than this process knows.
     private var hasBegun = false
@@ -131,7 +131,7 @@ final class ISCSINexus {
     /// Octets of a client that is a stream in memory; the first ones begin. `flush` sends them on.
     func feed(_ bytes: UnsafeRawBufferPointer) {
         guard !isOver else { return }
-        if !hasBegun, redirect.state == .clientOnly || redirect.state == .connecting {
+        if redirect.state == .clientOnly || redirect.state == .connecting {
             pending += bytes
         } else {
             redirect.feed(bytes)

@@ -67,6 +67,19 @@ struct ISCSILegDifference {
         if Int32(bitPattern: maximum &- maximumCommand) > 0 { maximumCommand = maximum }
     }
 
+    /// A PDU of the client with the server's numbers, for a recovery: those that it gives out itself, and the unit,
+    /// are still the client's.
+    mutating func numbered(_ pdu: ISCSIPDU) -> ISCSIPDU {
+        assign(pdu.header)
+        var numbered = pdu
+        if Self.holds(Self.commandKinds, pdu.opcode) { numbered.commandSequence &+= command }
+        // Tasks that are sent again are the recovery's to find.
+        if pdu.opcode == ISCSIOpcode.taskManagement, let known = known(pdu.field32(32)) {
+            numbered.setField32(known, 32)
+        }
+        return numbered
+    }
+
     func toServer(_ header: inout [UInt8]) {
         let opcode = header[0] & 0x3f
         if Self.holds(Self.commandKinds, opcode) { header.add(command, at: 24) }
@@ -78,10 +91,12 @@ struct ISCSILegDifference {
     }
 
     /// RFC 7143 section 11.5.6: RefCmdSN is the CmdSN of the task that is meant.
-    private func reference(_ number: UInt32) -> UInt32 {
-        guard assignsCommands, !renumbered.isEmpty else { return number &+ command }
+    private func reference(_ number: UInt32) -> UInt32 { known(number) ?? number &+ command }
+
+    private func known(_ number: UInt32) -> UInt32? {
+        guard !renumbered.isEmpty else { return nil }
         let entry = renumbered[Int(number % Self.renumberedMaximum)]
-        return entry.client == number ? entry.server : number &+ command
+        return entry.client == number ? entry.server : nil
     }
 
     func toClient(_ header: inout [UInt8]) {

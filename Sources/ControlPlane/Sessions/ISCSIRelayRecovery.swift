@@ -25,11 +25,19 @@ extension ISCSIRelay {
     }
 
     package func prepare(_ login: ISCSIInitiatorLogin, recovery: ISCSIRecovery) {
-        mode = .login(ISCSINexusLogin(login, replacing: reservations))
+        mode = .login(ISCSINexusLogin(login, replacing: serverReservations))
         self.recovery = recovery
         owed = [:]
         serverReader.clear()
         isEstablished = false
+    }
+
+    /// By the server's units.
+    private var serverReservations: [UInt64: ISCSIReservation] {
+        guard let unit = difference.unit else { return reservations }
+        return Dictionary(
+            reservations.map { ($0.key == unit.client ? unit.server : $0.key, $0.value) },
+            uniquingKeysWith: { first, _ in first })
     }
 
     /// The same for a server that was logged in to beforehand, with the recovery's `firstCommand`.
@@ -174,10 +182,7 @@ extension ISCSIRelay {
         octets.withUnsafeBytes {
             log?.clientData(UnsafeRawBufferPointer(rebasing: $0[ISCSIPDU.headerLength...]))
         }
-        difference.assign(header)
-        var numbered = pdu
-        if pdu.opcode != ISCSIOpcode.dataOut { numbered.commandSequence &+= difference.command }
-        return numbered
+        return difference.numbered(pdu)
     }
 
     func recoverFromServer(

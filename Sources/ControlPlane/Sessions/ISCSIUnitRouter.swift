@@ -490,6 +490,9 @@ private final class NexusPort: MessageDestination {
         guard count <= Self.messageMaximum else {
             return nexus.redirect.loseServer("a message of more than \(Self.messageMaximum) octets")
         }
-        nexus.redirect.clientOutputMaximum = max(nexus.redirect.clientOutputMaximum, count)
+        guard count > nexus.redirect.clientOutputMaximum else { return }
+        nexus.redirect.clientOutputMaximum = count
+        // It may have stopped reading because of the old bound.
+        nexus.redirect.clientOutputTaken()
     }
 }
