@@ -244,7 +244,8 @@ class Session:
         self.part, self.parts = part, parts
         self.options, self.results, self.pattern, self.poll = options, results, pattern, poll
         self.random = random.Random(f"{options.seed} {index}")
-        self.slots = [Slot() for _ in range(options.depth)]
+        count = len(self.units) if options.depth_of_unit else 1
+        self.slots = [Slot() for _ in range(options.depth * count)]
         self.context = None
         self.acknowledged = None
         self.phase = "new"
@@ -379,8 +380,8 @@ class Session:
             self.due = time.monotonic()
             self.results.reconnects += 1
 
-    def pick(self):
-        """Read or write, and where; None when nothing that is free was found."""
+    def pick(self, index):
+        """Read or write, and where, for a slot; None when nothing that is free was found."""
         if self.phase in ("fill", "verify"):
             if self.cursor >= self.size:
                 return None
@@ -394,7 +395,9 @@ class Session:
             count = self.sizes[int(chance() * len(self.sizes))]
             first = int(chance() * (self.region - count + 1))
             if len(self.units) > 1:
-                first += int(chance() * len(self.units)) * self.region
+                units = len(self.units)
+                place = index % units if self.options.depth_of_unit else int(chance() * units)
+                first += place * self.region
             if self.busy.find(1, first, first + count) < 0:
                 return is_read, first, count
         return None
@@ -406,7 +409,7 @@ class Session:
                 continue
             if rate and self.due > now:
                 return
-            request = self.pick()
+            request = self.pick(index)
             if request is None:
                 return
             if rate:
@@ -853,6 +856,7 @@ def parse():
     add("--sessions-per-target", type=int, default=1)
     add("--layout", choices=["turn", "random"], default="turn", help="which targets come first")
     add("--depth", type=int, default=16, help="requests in flight of each session")
+    add("--depth-of-unit", action="store_true", help="--depth is for each unit of a session, not for all")
     add("--seconds", type=float, default=10, help="of load, after the fill")
     add("--seed", type=int, default=1)
     add("--read-share", type=float, default=0.5)

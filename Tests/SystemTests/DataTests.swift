@@ -12,7 +12,7 @@ extension SystemTests {
             let lab = try Laboratory.here()
             let text = try await lab.run("client1", ["iscsi-ls", "iscsi://\(address)"])
             let lines = Set(text.split(separator: "\n").map(String.init))
-            let wanted = Self.resources.map {
+            let wanted = (Self.resources + ["all"]).map {
                 "Target:iqn.2026-01.lab.dsr:\($0) Portal:\(address):3260,1"
             }
             #expect(lines == Set(wanted))

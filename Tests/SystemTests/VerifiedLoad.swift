@@ -13,6 +13,13 @@ struct VerifiedLoad {
         var wrongBlocks: Int
         /// Of any request.
         var longestStallMs: Double
+        /// Of a load that uses several; ms.
+        var units: [Unit]?
+        struct Unit: Decodable {
+            var unit: Int
+            var p99: Double
+            var max: Double
+        }
         struct Detail: Decodable { var text: String }
 
         var description: String {

@@ -42,6 +42,10 @@ final class ISCSINexus {
     /// ns, since when there is no server; 0: there is one.
     private var waitingSince: UInt64 = 0
     private var lossReason = ""
+    /// ns, of the login to the present server.
+    private var establishedAt: UInt64 = 0
+    /// The request of which was told that it takes too long.
+    private var toldLate: UInt64?
     /// Where the session was before, for the event that tells of its move.
     private var formerServer: String?
 
@@ -200,6 +204,17 @@ final class ISCSINexus {
             latency: statistics.smoothedLatency, deviation: statistics.latencyDeviation)
     }
 
+    /// For a session that is relayed: in a splice the dataplane looks after this.
+    func checkDeadline() {
+        guard hasBegun, waitingSince == 0, redirect.state == .relaying, let oldest = log?.oldest,
+            oldest.id != toldLate
+        else { return }
+        let since = max(oldest.startedAt, establishedAt)
+        guard engine.loop.now > since + requestDeadline else { return }
+        toldLate = oldest.id
+        portal.trouble(serverName ?? "", .requestLate)
+    }
+
     private func serverLogin(_ outcome: ISCSIRelay.LoginOutcome) {
         switch outcome {
         case .established(let result):
@@ -227,6 +242,8 @@ final class ISCSINexus {
             }
             hasBegun = true
             waitingSince = 0
+            establishedAt = engine.loop.now
+            toldLate = nil
             portal.used(serverName ?? "")
         case .failed(_, let reason): serverFailed("login: \(reason)")
         }

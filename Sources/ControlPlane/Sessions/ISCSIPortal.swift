@@ -303,7 +303,24 @@ final class ISCSIPortal {
         onMoved(nexus, duration, isOrderly)
     }
 
-    func join(_ nexus: ISCSINexus) { nexuses[nexus.serial] = nexus }
+    func join(_ nexus: ISCSINexus) {
+        nexuses[nexus.serial] = nexus
+        if deadlineTimer == nil { scheduleDeadlines() }
+    }
+
+    private var deadlineTimer: EventLoop.Timer?
+    /// ns.
+    private static let deadlineInterval: UInt64 = 50_000_000
+
+    private func scheduleDeadlines() {
+        deadlineTimer = engine.loop.schedule(after: Self.deadlineInterval) { [weak self] in
+            guard let self else { return }
+            deadlineTimer = nil
+            for nexus in nexuses.values { nexus.checkDeadline() }
+            if !nexuses.isEmpty { scheduleDeadlines() }
+        }
+    }
+
     func leave(_ nexus: ISCSINexus) {
         if nexuses.removeValue(forKey: nexus.serial) != nil { onLeave(nexus) }
     }

@@ -18,6 +18,11 @@ public final class SessionLog: @unchecked Sendable {
 
     public var statistics: RequestStatistics { log.pointee.summary }
     public var openCount: Int { log.pointee.openCount }
+    /// The request that is open for the longest time, and since when, ns; nil: none is open.
+    public var oldest: (id: UInt64, startedAt: UInt64)? {
+        let start = log.pointee.oldestStart
+        return start == 0 ? nil : (log.pointee.oldestID, start)
+    }
     public var openRequests: [LoggedRequest] { log.pointee.openRequests() }
     public var keptReplies: [LoggedReply] { log.pointee.keptReplies() }
     /// Headers, or nil when none was seen.

@@ -1,0 +1,170 @@
+import Foundation
+import Testing
+
+private let everyUnit = "all/1,2,3,4,5,6"
+
+extension SystemTests {
+    /// One session, one connection, to the target that has all resources as its units: on three servers.
+    @Suite("One session, many units", .serialized, .lab())
+    struct AllUnits {
+        private struct Session: Decodable {
+            var state: String
+            var grain: String
+            var target: String?
+            var units: [Unit]
+            struct Unit: Decodable {
+                var unit: Int
+                var resource: String
+                var server: String?
+            }
+        }
+
+        private func load(
+            _ lab: Laboratory, seconds: Int, options: [String] = []
+        ) async throws -> VerifiedLoad {
+            try await VerifiedLoad(
+                lab, resources: [everyUnit], sessions: 1, seconds: seconds,
+                options: ["--depth", "32", "--range-mib", "48"] + options)
+        }
+
+        private func sessions(_ lab: Laboratory) async throws -> [Session] {
+            try await lab.get([Session].self, "/sessions").filter {
+                $0.target == "iqn.2026-01.lab.dsr:all"
+            }
+        }
+
+        /// Connections of clients that a server has, by target.
+        private func connections(_ lab: Laboratory, _ server: String) async throws -> [String: Int] {
+            let text = try await lab.run(
+                server,
+                [
+                    "env", "TGT_IPC_SOCKET=\(lab.state)/\(server).tgtd", "tgtadm", "--lld", "iscsi",
+                    "--op", "show", "--mode", "target",
+                ])
+            var result: [String: Int] = [:]
+            var target = ""
+            for line in text.split(separator: "\n") {
+                if line.hasPrefix("Target ") {
+                    target = line.split(separator: ":").last.map(String.init) ?? ""
+                } else if line.contains("Connection:") {
+                    result[target, default: 0] += 1
+                }
+            }
+            return result
+        }
+
+        @Test func everyUnitIsReadAndWrittenThroughOneConnection() async throws {
+            let lab = try Laboratory.here()
+            let load = try await load(lab, seconds: 4)
+            try await Task.sleep(for: .seconds(1))
+            let session = try #require(try await sessions(lab).first)
+            #expect(try await sessions(lab).count == 1)
+            let assignment = try await lab.assignment()
+            #expect(session.units.map(\.resource) == ["r1", "r2", "r3", "r4", "r5", "r6"])
+            #expect(session.units.map(\.unit) == [1, 2, 3, 4, 5, 6])
+            #expect(session.units.allSatisfy { $0.server == assignment[$0.resource] })
+            #expect(session.grain == "message")
+            let clients = try await lab.run(
+                "client1", ["ss", "-Htn", "state", "established", "dport", "=", ":3260"])
+            #expect(clients.split(separator: "\n").count == 1, "\(clients)")
+            // Each server sees its own units only, each in a session of ours.
+            for server in ["server1", "server2", "server3"] {
+                let own = assignment.filter { $0.value == server }.map(\.key)
+                #expect(
+                    try await connections(lab, server)
+                        == Dictionary(uniqueKeysWithValues: own.map { ($0, 1) }))
+            }
+            let report = try await load.report()
+            #expect(report.ok && report.requests > 2_000, "\(report)")
+        }
+
+        @Test func inventoryIsTheResources() async throws {
+            let lab = try Laboratory.here()
+            let text = try await lab.run("client1", ["iscsi-ls", "-s", "iscsi://10.10.0.100"])
+            let lines = text.split(separator: "\n").map(String.init)
+            let start = try #require(lines.firstIndex { $0.contains("lab.dsr:all ") })
+            let units = lines[(start + 1)...].prefix { $0.hasPrefix("Lun:") }
+            #expect(units.map { $0.dropFirst(4).first } == ["1", "2", "3", "4", "5", "6"])
+            // A unit that is not there.
+            let missing = try await lab.attempt(
+                "client1", ["iscsi-inq", "iscsi://10.10.0.100/iqn.2026-01.lab.dsr:all/9"])
+            #expect(missing.status != 0)
+        }
+
+        private func expectUnnoticed(
+            _ report: VerifiedLoad.Report, within milliseconds: Double,
+            location: SourceLocation = #_sourceLocation
+        ) {
+            #expect(
+                report.ok && report.requests > 1_000 && report.longestStallMs < milliseconds,
+                "\(report)", sourceLocation: location)
+        }
+
+        @Test func killedServer() async throws {
+            let lab = try Laboratory.here()
+            let load = try await load(lab, seconds: 5)
+            try await Task.sleep(for: .seconds(1))
+            try await lab.dsrlab("service", lab.prefix, "server1", "kill")
+            expectUnnoticed(try await load.report(), within: 1_500)
+            let now = try await lab.assignment()
+            #expect(now["r1"] == "server3" && now["r2"] == "server2", "\(now)")
+            try await restore(lab, "server1", ["r1", "r2"])
+        }
+
+        private func restore(
+            _ lab: Laboratory, _ server: String, _ resources: [String]
+        ) async throws {
+            try await lab.dsrlab("service", lab.prefix, server, "start")
+            let isUp = try await eventually(within: 20) { try await lab.health(server) == "up" }
+            try #require(isUp)
+            for name in resources {
+                _ = try await lab.dsrctl("resource", "move", name, server, "--wait")
+            }
+        }
+
+        @Test func movesUnderLoad() async throws {
+            let lab = try Laboratory.here()
+            let load = try await load(lab, seconds: 6)
+            try await Task.sleep(for: .seconds(1))
+            _ = try await lab.dsrctl("server", "drain", "server2", "--wait")
+            let session = try #require(try await sessions(lab).first)
+            #expect(!session.units.contains { $0.server == "server2" })
+            _ = try await lab.dsrctl("server", "undrain", "server2")
+            for name in ["r3", "r4"] {
+                _ = try await lab.dsrctl("resource", "move", name, "server2", "--wait")
+            }
+            expectUnnoticed(try await load.report(), within: 1_000)
+        }
+
+        /// Units of other servers go on as if nothing were; what is lost is answered when it is found out.
+        @Test func aFrozenServerHoldsUpItsOwnUnitsOnly() async throws {
+            let lab = try await Laboratory.bringUp(topology: "fig2-san") {
+                // Nothing is moved away: the frozen server is waited for.
+                try withoutAlternatives($0) + "\nhealth: {request_deadline_ms: 60000, fall: 100}\n"
+            }
+            do {
+                let frozen = try await load(
+                    lab, seconds: 6,
+                    options: [
+                        "--depth", "4", "--depth-of-unit", "--rate", "600", "--drain-seconds", "20",
+                    ])
+                try await Task.sleep(for: .seconds(2))
+                try await lab.dsrlab("service", lab.prefix, "server1", "freeze")
+                try await Task.sleep(for: .seconds(2))
+                let session = try #require(try await sessions(lab).first)
+                #expect(session.units.count == 6)
+                try await lab.dsrlab("service", lab.prefix, "server1", "thaw")
+                let report = try await frozen.report()
+                #expect(report.ok, "\(report)")
+                for unit in report.units ?? [] {
+                    let limit = unit.unit <= 2 ? 4_000.0 : 500.0
+                    #expect(unit.max < limit, "unit \(unit.unit): \(unit.max) ms")
+                }
+            } catch {
+                try await lab.takeDown()
+                throw error
+            }
+            try await lab.takeDown()
+        }
+    }
+}
