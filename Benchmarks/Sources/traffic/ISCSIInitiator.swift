@@ -4,7 +4,12 @@ import Glibc
 struct ISCSILoad {
     var isWrite: Bool
     var size: Int
-    static let depth = 16
+    var depth = 16
+    /// The median of what a request takes is wanted, not their number.
+    var isLatency = false
+    var target = ISCSITerms.target
+    /// Logical units, in turn.
+    var units: [UInt16] = [0]
 
     init?(_ kind: String) {
         switch kind {
@@ -12,6 +17,10 @@ struct ISCSILoad {
         case "write256k": self.init(isWrite: true, size: 256 << 10)
         case "read4k": self.init(isWrite: false, size: 4 << 10)
         case "write4k": self.init(isWrite: true, size: 4 << 10)
+        case "latency4k":
+            self.init(isWrite: false, size: 4 << 10)
+            depth = 1
+            isLatency = true
         default: return nil
         }
     }
@@ -28,12 +37,17 @@ struct ISCSILoad {
         initiator.start()
         // A redirector splices the session meanwhile.
         initiator.run(until: now() + 0.5)
+        initiator.latencies = []
         let (done, cpu, start) = (initiator.completed, machineCPU(), now())
         initiator.run(until: start + seconds)
         let elapsed = now() - start
         let requests = Double(initiator.completed - done)
         let spent = machineCPU() - cpu
         guard requests > 0 else { fail("no request was answered") }
+        if isLatency {
+            let sorted = initiator.latencies.sorted()
+            return Measurement(value: sorted[sorted.count / 2] * 1e6)
+        }
         let octets = requests * Double(size)
         guard size >= 64 << 10 else { return Measurement(value: requests / elapsed / 1_000) }
         return Measurement(
@@ -48,12 +62,17 @@ private final class Initiator {
     private var command: UInt32 = 1
     private var expectedStatus: UInt32 = 0
     /// Octets of data that came for the read with this task tag.
-    private var received = [Int](repeating: 0, count: ISCSILoad.depth)
+    private var received: [Int]
+    private var started: [Double]
+    var latencies: [Double] = []
+    private var turn = 0
     private var block: UInt32 = 0
     private(set) var completed = 0
 
     init(_ load: ISCSILoad, _ remote: sockaddr_in) {
         self.load = load
+        received = Array(repeating: 0, count: load.depth)
+        started = Array(repeating: 0, count: load.depth)
         let descriptor = makeSocket()
         connectSocket(descriptor, remote)
         stream = ISCSIStream(descriptor)
@@ -88,7 +107,7 @@ private final class Initiator {
     /// From the operational stage to full feature phase at once: no authentication.
     func logIn() {
         let names = [
-            ("InitiatorName", ISCSITerms.initiator), ("TargetName", ISCSITerms.target),
+            ("InitiatorName", ISCSITerms.initiator), ("TargetName", load.target),
             ("SessionType", "Normal"),
         ]
         stream.send(0x43, flags: 0x87, small: ISCSILoginText.encode(names + Self.terms)) {
@@ -112,7 +131,7 @@ private final class Initiator {
                 refuse("\(key) is not agreed to as \(value)")
             }
         }
-        guard pdu.field32(32) &- pdu.field32(28) &+ 1 >= UInt32(ISCSILoad.depth) else {
+        guard pdu.field32(32) &- pdu.field32(28) &+ 1 >= UInt32(load.depth) else {
             refuse("command window too small")
         }
         expectedStatus = pdu.field32(24) &+ 1
@@ -122,15 +141,19 @@ private final class Initiator {
     // MARK: Requests
 
     func start() {
-        for tag in 0..<ISCSILoad.depth { issue(UInt32(tag)) }
+        for tag in 0..<load.depth { issue(UInt32(tag)) }
         guard stream.flush() else { refuse("the connection ended") }
     }
 
     private func issue(_ tag: UInt32) {
         received[Int(tag)] = 0
+        started[Int(tag)] = now()
+        let unit = load.units[turn % load.units.count]
+        turn += 1
         let immediate = load.isWrite ? min(load.size, ISCSITerms.firstBurst) : 0
         // Final, simple task attribute; no unsolicited data beside the immediate one.
         stream.send(0x01, flags: load.isWrite ? 0xa1 : 0xc1, bulk: immediate) {
+            $0.set16(unit, 8)
             $0.set32(tag, 16)
             $0.set32(UInt32(load.size), 20)
             $0.set32(command, 24)
@@ -148,7 +171,7 @@ private final class Initiator {
         let opcode = pdu.field8(0) & 0x3f
         let tag = pdu.field32(16)
         if opcode == 0x20 { return answerPing(pdu) }
-        guard tag < UInt32(ISCSILoad.depth) else {
+        guard tag < UInt32(load.depth) else {
             refuse("PDU 0x\(String(opcode, radix: 16)) of task \(tag)")
         }
         switch opcode {
@@ -169,6 +192,7 @@ private final class Initiator {
         }
         expectedStatus &+= 1
         completed += 1
+        if load.isLatency { latencies.append(now() - started[Int(tag)]) }
         issue(tag)
     }
 

@@ -37,6 +37,8 @@ public struct Configuration: Sendable {
     public var ports: [PortConfiguration] = []
     public var clientCPU: CPUPortConfiguration
     public var storageCPU: CPUPortConfiguration
+    /// Packets of sessions that stay relayed pass between network and CPU ports in the kernel, where it can.
+    public var usesShortcut = true
     public var servers: [Server] = []
     public var resources: [Resource] = []
     public var credentials: [Credential] = []

@@ -70,10 +70,13 @@ private struct ConfigurationBuilder {
                 "announced_resources",
             ], required: ["ports", "cpu"])
         let cpu = reader.mapping(
-            top["cpu"], "cpu", keys: ["client", "storage"], required: ["client", "storage"])
+            top["cpu"], "cpu", keys: ["client", "storage", "shortcut"],
+            required: ["client", "storage"])
         var result = Configuration(
             clientCPU: cpuPort(cpu["client"], "cpu.client"),
             storageCPU: cpuPort(cpu["storage"], "cpu.storage"))
+        let shortcut: Shortcut = reader.choice(cpu["shortcut"], "cpu.shortcut", default: .auto)
+        result.usesShortcut = shortcut == .auto
         result.ports = reader.sequence(top["ports"], "ports").map { port($0.node, $0.field) }
         result.servers = reader.sequence(top["servers"], "servers").map {
             server($0.node, $0.field)
@@ -270,7 +273,8 @@ private struct ConfigurationBuilder {
 
     private func resource(_ node: Node, _ field: String, servers: [String]) -> Resource {
         let values = reader.mapping(
-            node, field, keys: ["name", "protocol", "target", "servers", "assigned", "serve", "unit"],
+            node, field,
+            keys: ["name", "protocol", "target", "servers", "assigned", "serve", "unit"],
             required: ["name", "target", "servers", "assigned"])
         let names = reader.sequence(values["servers"], "\(field).servers").map {
             reader.string($0.node, $0.field)
@@ -297,12 +301,14 @@ private struct ConfigurationBuilder {
             })
     }
 
+    private enum Shortcut: String, CaseIterable { case auto, off }
     private enum Authentication: String, CaseIterable { case none, chap }
     private enum Splice: String, CaseIterable { case auto, manual }
 
     private func iscsi(_ node: Node?) -> Configuration.ISCSI {
         var result = Configuration.ISCSI()
-        let values = reader.mapping(node, "iscsi", keys: ["listen", "authentication", "splice", "all_units_target"])
+        let values = reader.mapping(
+            node, "iscsi", keys: ["listen", "authentication", "splice", "all_units_target"])
         let listen = reader.mapping(values["listen"], "iscsi.listen", keys: ["port"])
         result.port = portNumber(listen["port"], "iscsi.listen.port", default: 3260)
         let authentication: Authentication = reader.choice(

@@ -19,6 +19,7 @@ public final class Daemon: @unchecked Sendable {
     let log: Logger
     let dataplane: DataPlaneWorker
     private let links: LinkWatch
+    private var shortcut: RelayShortcut?
     let loop = EventLoop()
     let startedAt = dsr_monotonic_ns()
     let portNames: PortNames
@@ -95,7 +96,28 @@ public final class Daemon: @unchecked Sendable {
         guard result == 0 else { throw StartError(description: "cannot start a thread") }
     }
 
+    /// Where the kernel has none, relayed sessions work as well.
+    private func makeShortcut() -> RelayShortcut? {
+        guard configuration.usesShortcut else { return nil }
+        do { return try RelayShortcut() } catch {
+            log.notice("relayed sessions have no shortcut: \(error)")
+            return nil
+        }
+    }
+
+    private func hasShortcut(_ port: PortConfiguration) -> Bool {
+        shortcut != nil && port.kind == .packet && port.faults == nil
+    }
+
+    private func attachShortcut(_ number: PortNumber, _ port: PortConfiguration) {
+        guard hasShortcut(port) else { return }
+        do { try shortcut?.add(number, device: port.device, domain: port.side.domain) } catch {
+            log.notice("no shortcut at port \(port.name): \(error)")
+        }
+    }
+
     private func addPorts() throws {
+        shortcut = makeShortcut()
         for (index, port) in configuration.ports.enumerated() {
             let device = try makePort(port)
             if port.kind == .packet { SystemSettings.preparePort(port.device) }
@@ -111,6 +133,7 @@ public final class Daemon: @unchecked Sendable {
             guard isAdded == true else {
                 throw StartError(description: "port \(port.name) cannot be added")
             }
+            attachShortcut(number, port)
         }
         let netlink = try Netlink()
         for (offset, cpu) in [configuration.clientCPU, configuration.storageCPU].enumerated() {
@@ -120,6 +143,12 @@ public final class Daemon: @unchecked Sendable {
                 try netlink.addAddress(
                     IPPrefix(address: address.address, length: Int(address.prefixLength)),
                     interfaceIndex: tap.interfaceIndex)
+            }
+            do {
+                try shortcut?.add(
+                    cpu: cpu.device, domain: (offset == 0 ? PortSide.client : .storage).domain)
+            } catch {
+                log.notice("no shortcut at \(cpu.device): \(error)")
             }
             let recorded = RecordingPort(tap)
             captures.add(recorded, name: cpu.device)
@@ -144,6 +173,7 @@ public final class Daemon: @unchecked Sendable {
             var options = PacketSocketPort.Options()
             options.receive = port.receive == .ring ? .ring : .batched
             options.watch = links
+            if hasShortcut(port) { options.filter = shortcut?.socketFilter }
             return try PacketSocketPort(name: port.name, device: port.device, options: options)
         }
     }
@@ -176,6 +206,7 @@ public final class Daemon: @unchecked Sendable {
         environment.keepAliveSeconds = UInt32(configuration.limits.keepAliveSeconds)
         engine = SessionEngine(
             loop: loop, dataplane: dataplane, environment: environment, log: log)
+        engine.shortcut = shortcut
         portal = ISCSIPortal(configuration: configuration, engine: engine)
         listeners = Listeners(engine: engine, portal: portal)
         health = HealthMonitor(configuration, engine: engine, portal: portal)
@@ -209,6 +240,8 @@ public final class Daemon: @unchecked Sendable {
     private func linkChanged(_ number: PortNumber, isUp: Bool) {
         guard let port = configuration.ports.first(where: { $0.name == portNames.name(number) })
         else { return }
+        // A device that came back is another one.
+        if isUp { attachShortcut(number, port) } else { shortcut?.lost(number) }
         management.portChanged(
             number, isUp: isUp,
             deviceExists: FileManager.default.fileExists(atPath: "/sys/class/net/\(port.device)"))

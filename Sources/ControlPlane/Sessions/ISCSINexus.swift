@@ -243,6 +243,7 @@ final class ISCSINexus {
             hasBegun = true
             waitingSince = 0
             establishedAt = engine.loop.now
+            redirect.shorten()
             toldLate = nil
             portal.used(serverName ?? "")
         case .failed(_, let reason): serverFailed("login: \(reason)")

@@ -78,6 +78,29 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
     func begin(_ descriptor: Int32, waiting: [UInt8], unsent: [UInt8]) {
         relay.say(unsent)
         relay.attach(descriptor, waiting: waiting)
+        shorten()
+    }
+
+    /// The way of packets past the dataplane: looked after as long as the session is routed.
+    private var shortcut: RelayShortcut.Flow?
+    private var shortcutTimer: EventLoop.Timer?
+    /// ns between looks at where the ends are.
+    private static let shortcutInterval: UInt64 = 1_000_000_000
+
+    private func shorten() {
+        guard !isOver, let owner = engine.shortcut else { return }
+        if let shortcut {
+            shortcut.update(engine.port(of: client.remote.address, side: .client))
+            for unit in units.values { unit.nexus.redirect.shorten() }
+        } else {
+            shortcut = owner.flow(
+                local: client.local, remote: client.remote, domain: engine.clientDomain)
+            let snapshot = engine.dataplane.call { [id] in $0.spliceSnapshot(id) } ?? nil
+            shortcut?.update(snapshot.flatMap { $0.client.port == 0 ? nil : $0.client.port })
+        }
+        shortcutTimer = engine.loop.schedule(after: Self.shortcutInterval) { [weak self] in
+            self?.shorten()
+        }
     }
 
     /// Adds what is known of units to the session's.
@@ -421,7 +444,9 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
     }
 
     func nexus(_ nexus: ISCSINexus, ended reason: String) {
-        let isGone = units.first { $0.value.nexus === nexus }.map { !inventory.units.contains($0.key) }
+        let isGone = units.first { $0.value.nexus === nexus }.map {
+            !inventory.units.contains($0.key)
+        }
         drop(nexus, isGone == true ? .unitNotSupported : .communicationFailure)
     }
 
@@ -434,7 +459,8 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
         portal.leave(nexus)
         nexus.end("no server", reset: true)
         guard !isOver else { return }
-        for (tag, task) in tasks where task.unit == place || shared[tag]?.missing.contains(place) == true {
+        for (tag, task) in tasks
+        where task.unit == place || shared[tag]?.missing.contains(place) == true {
             if shared[tag] != nil {
                 shared[tag]?.missing.remove(place)
                 guard shared[tag]?.missing.isEmpty == true else { continue }
@@ -461,6 +487,8 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
     func end(_ reason: String, reset: Bool) {
         guard !isOver else { return }
         isOver = true
+        shortcutTimer?.cancel()
+        shortcut = nil
         relay.close(reset: reset)
         for nexus in nexuses { nexus.end(reason, reset: reset) }
         engine.postEnd([.close(id)])

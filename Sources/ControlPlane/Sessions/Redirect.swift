@@ -139,6 +139,21 @@ final class Redirect {
         clientOutputMaximum = engine.relayBufferMaximum
     }
 
+    /// The server's packets pass by the dataplane.
+    private var shortcut: RelayShortcut.Flow?
+
+    /// For a server leg that the dataplane does not follow.
+    func shorten() {
+        guard hasMemoryClient, let server, let owner = engine.shortcut else { return }
+        if shortcut == nil {
+            shortcut = owner.flow(
+                local: server.local, remote: server.remote, domain: engine.storageDomain)
+        }
+        shortcut?.update(engine.port(of: server.remote.address, side: .server))
+    }
+
+    func dropShortcut() { shortcut = nil }
+
     /// The client leg is a stream in memory.
     var hasMemoryClient: Bool { onClientOutput != nil }
 
@@ -353,6 +368,7 @@ final class Redirect {
         state = .ended
         stopTimer()
         dropStandby()
+        dropShortcut()
         for leg in [client, server].compactMap({ $0 }) where leg.descriptor >= 0 {
             engine.loop.unregister(leg.descriptor)
             if reset { Socket.setReset(leg.descriptor) }

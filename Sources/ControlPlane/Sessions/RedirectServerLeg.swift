@@ -109,6 +109,7 @@ extension Redirect {
     /// Forgets the server leg: its port is quarantined.
     private func dropServer() {
         guard let server else { return }
+        dropShortcut()
         engine.loop.unregister(server.descriptor)
         Socket.close(server.descriptor)
         engine.ports.release(

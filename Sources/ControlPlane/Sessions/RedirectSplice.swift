@@ -190,6 +190,7 @@ extension Redirect {
         }
         client.descriptor = -1
         self.server?.descriptor = -1
+        output = RelayOutput()
         stopTimer()
         statistics.splices += 1
         statistics.addFreeze(engine.loop.clock() - started)

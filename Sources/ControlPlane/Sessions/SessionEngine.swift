@@ -63,6 +63,8 @@ final class SessionEngine {
     private var nextID: SpliceID = 0
     private var random = SystemRandomNumberGenerator()
     var counters = EngineCounters()
+    /// For connections that are relayed for good; nil: there is none.
+    var shortcut: RelayShortcut?
     /// Called on the loop's thread for everything that people may want to follow.
     var onEvent: (SessionEvent) -> Void = { _ in }
 
@@ -93,6 +95,14 @@ final class SessionEngine {
 
     /// 10 to 15 ms, so that several sessions do not try again together.
     func drainBackoff() -> UInt64 { UInt64.random(in: 10_000_000...15_000_000, using: &random) }
+
+    /// Port behind which a neighbour of a CPU port is; nil: nobody knows.
+    func port(of address: IPAddress, side: SpliceSide) -> PortNumber? {
+        let device = side == .client ? clientDevice : storageDevice
+        let domain = side == .client ? clientDomain : storageDomain
+        guard let mac = NeighbourTable.macAddress(of: address, device: device) else { return nil }
+        return dataplane.call { $0.port(of: mac, in: domain) } ?? nil
+    }
 
     @discardableResult
     func apply(_ commands: [Command]) throws(BatchError) -> [CommandResult] {

@@ -33,7 +33,8 @@ package struct OutboundBuffer {
     mutating func skip(_ count: Int) {
         head += count
         if head == storage.count {
-            storage.removeAll(keepingCapacity: storage.capacity <= 1 << 20)
+            // What a relay at work needs is kept: new pages cost more than copying.
+            storage.removeAll(keepingCapacity: storage.capacity <= 4 << 20)
             head = 0
         } else if head > 1 << 20 {
             storage.removeFirst(head)
@@ -56,7 +57,9 @@ package struct OutboundBuffer {
 
     mutating func withMutableBytes(_ body: (UnsafeMutableRawBufferPointer) -> Void) {
         let start = head
-        storage.withUnsafeMutableBytes { body(UnsafeMutableRawBufferPointer(rebasing: $0[start...])) }
+        storage.withUnsafeMutableBytes {
+            body(UnsafeMutableRawBufferPointer(rebasing: $0[start...]))
+        }
     }
 }
 

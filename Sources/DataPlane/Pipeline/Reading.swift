@@ -170,6 +170,12 @@ extension Pipeline {
         }
     }
 
+    /// Port behind which an untagged MAC address of a domain was seen last; nil: nobody has seen it.
+    public func port(of mac: MACAddress, in domain: DomainID) -> PortNumber? {
+        let number = output.macs[Int(domain & 15)].port(of: mac, vlan: 0)
+        return number == 0 ? nil : number
+    }
+
     public func macStatus(now: UInt64) -> [MACStatus] {
         (0..<PortSet.domainMaximum).flatMap { domain in
             output.macs[domain].entries(now: now).map {

@@ -20,6 +20,8 @@ public final class PacketSocketPort: Port {
         public var mayBeAbsent = false
         /// Looks at the link in our place; nil: `maintain` asks the kernel.
         public var watch: LinkWatch?
+        /// Descriptor of an eBPF program that says which packets are not for this port; nil: all are.
+        public var filter: Int32?
         public init() {}
     }
 
@@ -88,6 +90,13 @@ public final class PacketSocketPort: Port {
         }
         pollDescriptor = descriptor
         if options.receive == .ring { try openRing() }
+        if let filter = options.filter {
+            let result = dsr_shortcut_filter(descriptor, filter)
+            guard result == 0 else {
+                shut()
+                throw PortError(port: name, operation: "socket filter", errno: -result)
+            }
+        }
         let bound = dsr_packet_bind(descriptor, interfaceIndex)
         guard bound == 0 else {
             shut()
