@@ -95,15 +95,17 @@ compare() { # DIRECT REDIRECTED
 target=iqn.2026-01.lab.dsr:r1/1
 pass direct fig2-san server1 "iscsi://10.20.0.11/$target" --no-dsrd
 pass redirected fig2-san client1 "iscsi://10.10.0.100/$target"
+pass one-of-many fig2-san client1 "iscsi://10.10.0.100/iqn.2026-01.lab.dsr:all/3"
 pass direct-chap fig2-san-chap server1 "iscsi://redirector%server-secret-1@10.20.0.11/$target" --no-dsrd
 pass redirected-chap fig2-san-chap client1 "iscsi://client%client-secret-1@10.10.0.100/$target"
 
 differences=0
 compare direct redirected
+compare direct one-of-many
 compare direct-chap redirected-chap
 echo "results are in $results"
 # Results that are equal because nothing ran say nothing.
-for file in direct redirected direct-chap redirected-chap; do
+for file in direct redirected one-of-many direct-chap redirected-chap; do
     grep -qE '^(PASS|FAIL|SKIP)' "$results/$file" || fail "no test of $file came to a result"
 done
 [ $differences = 0 ]

@@ -397,6 +397,8 @@ class Session:
             if len(self.units) > 1:
                 units = len(self.units)
                 place = index % units if self.options.depth_of_unit else int(chance() * units)
+                if self.options.unit_seconds:
+                    place = int(time.monotonic() / self.options.unit_seconds) % units
                 first += place * self.region
             if self.busy.find(1, first, first + count) < 0:
                 return is_read, first, count
@@ -857,6 +859,7 @@ def parse():
     add("--layout", choices=["turn", "random"], default="turn", help="which targets come first")
     add("--depth", type=int, default=16, help="requests in flight of each session")
     add("--depth-of-unit", action="store_true", help="--depth is for each unit of a session, not for all")
+    add("--unit-seconds", type=float, help="one unit of a session after the other, for so long")
     add("--seconds", type=float, default=10, help="of load, after the fill")
     add("--seed", type=int, default=1)
     add("--read-share", type=float, default=0.5)

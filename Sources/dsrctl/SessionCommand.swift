@@ -57,7 +57,7 @@ enum SessionText {
             ("session", "\(session.id)"),
             ("protocol", session.protocol),
             ("state", session.state.rawValue),
-            ("grain", session.grain.rawValue),
+            ("grain", session.grain.rawValue + (session.grainReason.map { ": \($0)" } ?? "")),
             ("client", session.client),
             ("initiator", session.initiator),
             ("target", session.target),

@@ -14,6 +14,8 @@ public struct SessionModel: Codable, Hashable, Sendable {
     public var `protocol` = ""
     public var state = SessionState.login
     public var grain = SessionGrain.message
+    /// Why, for a session that may change it by itself.
+    public var grainReason: String?
     /// `address:port` of the client.
     public var client = ""
     /// iSCSI name of the initiator.

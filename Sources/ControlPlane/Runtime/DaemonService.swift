@@ -315,6 +315,7 @@ extension Daemon: ControlService {
             leg.remote = "\(server)"
             model.serverLeg = leg
         }
+        model.grainReason = summary.grainReason
         model.units = summary.units.map { unit in
             var model = SessionUnitModel()
             model.unit = unit.number
@@ -379,10 +380,10 @@ extension Daemon: ControlService {
             }
             switch verb {
             case .close: session.close("closed by command")
-            case .splice: session.redirect?.setWantsSplice(true)
-            case .unsplice: session.redirect?.setWantsSplice(false)
+            case .splice: session.setWantsSplice(true)
+            case .unsplice: session.setWantsSplice(false)
             }
-            return (true, session.redirect?.server != nil)
+            return (true, session.redirect?.server != nil || !session.summary.units.isEmpty)
         }
         guard found.found else { throw ControlError(.notFound, "there is no session \(id)") }
         if verb == .close {
@@ -419,7 +420,8 @@ extension Daemon: ControlService {
         var traffic = ended
         forEachSnapshot(of: live) { summary, snapshot in
             for unit in summary.units {
-                traffic[unit.resource, default: ResourceTraffic()].add(unit.statistics, nil)
+                traffic[unit.resource, default: ResourceTraffic()]
+                    .add(unit.statistics, unit.isAlone ? snapshot : nil)
             }
             guard let name = summary.resource else { return }
             traffic[name, default: ResourceTraffic()].add(summary, snapshot)

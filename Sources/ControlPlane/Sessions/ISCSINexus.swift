@@ -12,6 +12,13 @@ protocol ISCSINexusOwner: AnyObject {
     func nexus(_ nexus: ISCSINexus, refused waiting: [UInt8], reason: String)
     /// It is over, and its redirect with it.
     func nexus(_ nexus: ISCSINexus, ended reason: String)
+    /// It has the client's connection, and met what is not its server's, or has lost its server: the owner takes the
+    /// connection back.
+    func nexusHasForeign(_ nexus: ISCSINexus)
+    func nexusLostServer(_ nexus: ISCSINexus)
+    /// It is about to change its server in good order; false: it has the client's connection back first, and is asked
+    /// again then.
+    func nexusMayLeave(_ nexus: ISCSINexus) -> Bool
 }
 
 /// What a session has at the server of one resource (in SCSI words, an I_T nexus): logs in there with the first
@@ -92,6 +99,7 @@ final class ISCSINexus {
         case .serverReplaced(let purpose, let session, let rest):
             serverReplaced(purpose, session, rest: rest)
         case .requestLate: portal.trouble(serverName ?? "", .requestLate)
+        case .clientForeign: owner?.nexusHasForeign(self)
         case .ended(let reason):
             timer?.cancel()
             isOver = true
@@ -260,6 +268,7 @@ final class ISCSINexus {
         waitingSince = engine.loop.now
         engine.log.notice("session \(id): server \(serverName ?? "") is lost: \(reason)")
         if let summary { engine.onEvent(.serverLost(summary, detail: reason)) }
+        owner?.nexusLostServer(self)
         portal.trouble(serverName ?? "", .sessionLost(reason))
         attach()
     }
@@ -323,7 +332,8 @@ final class ISCSINexus {
             if redirect.state == .clientOnly { resume() } else { redirect.loseServer(reason) }
             return
         }
-        if isOrderly { redirect.leaveInOrder() } else { redirect.loseServer(reason) }
+        guard isOrderly else { return redirect.loseServer(reason) }
+        if owner?.nexusMayLeave(self) ?? true { redirect.leaveInOrder() }
     }
 
     func stayAfterAll() { redirect.stayAfterAll() }

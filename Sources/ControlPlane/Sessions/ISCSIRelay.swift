@@ -68,6 +68,13 @@ package final class ISCSIRelay: StreamRelay {
     /// for them.
     var aborted: Set<UInt32> = []
     var abortedUntil: UInt32 = 0
+    /// LUN field of the only unit for which this is the client's relay: what is about another, or about the target, is
+    /// somebody else's. Nil: everything is for the server.
+    var watchedUnit: UInt64?
+    /// From the first PDU on that is somebody else's.
+    private(set) var foreign: [UInt8]?
+    /// Octets of the client's message that was cut by the end of the server leg.
+    var cutRemaining: UInt32 = 0
     /// Called when the server login is decided, before anything of the backlog goes out.
     package var onLogin: (LoginOutcome) -> Void = { _ in }
     /// A held session has nothing open any more.
@@ -134,7 +141,7 @@ package final class ISCSIRelay: StreamRelay {
 
     package var isSettled: Bool {
         guard case .passing = mode else { return false }
-        return owed.isEmpty && watched.isEmpty && held.isEmpty && !isHolding && !isLoggingOut
+        return foreign == nil && owed.isEmpty && watched.isEmpty && held.isEmpty && !isHolding && !isLoggingOut
     }
 
     package var isAtRest: Bool {
@@ -153,8 +160,79 @@ package final class ISCSIRelay: StreamRelay {
                 | 1 << UInt64(ISCSIOpcode.taskManagement) | 1 << UInt64(ISCSIOpcode.logout),
             clientHoldRule: MessageHoldRule(
                 kind: ISCSIOpcode.scsiCommand, field: MessageFormat.Field(offset: 32, width: 1),
-                values: Array(Self.reservationCommands)),
+                values: Array(Self.reservationCommands) + (watchedUnit == nil ? [] : [Self.reportUnits])),
+            clientRouting: watchedUnit.map {
+                MessageRoutingRule(kinds: 1 << UInt64(ISCSIOpcode.scsiCommand), value: $0)
+            },
             requests: .iscsi)
+    }
+
+    /// REPORT LUNS (SPC-4 section 6.33).
+    static let reportUnits: UInt8 = 0xa0
+
+    /// Whether a PDU is about another unit than the watched one, or about the target.
+    func isForeign(_ header: [UInt8]) -> Bool {
+        guard let watchedUnit else { return false }
+        switch header[0] & 0x3f {
+        case ISCSIOpcode.scsiCommand:
+            return header.unit != watchedUnit || header[32] == Self.reportUnits
+        case ISCSIOpcode.text, ISCSIOpcode.logout, ISCSIOpcode.taskManagement: return true
+        default: return false
+        }
+    }
+
+    /// Nothing of the client is passed any more.
+    func keepForeign(_ octets: [UInt8]) { foreign = (foreign ?? []) + octets }
+
+    // MARK: A client that uses several servers
+
+    /// Takes the client's stream over, which uses nothing but `unit` for now. `position`: where it stands.
+    func beginAlone(unit: UInt64, position: ISCSIClientPosition) {
+        let serverStatus = numbers.nextStatus &+ difference.status
+        numbers = position
+        difference.status = serverStatus &- position.nextStatus
+        difference.command = difference.nextCommand &- position.nextCommand
+        difference.assignsCommands = false
+        watchedUnit = unit
+        foreign = nil
+    }
+
+    /// Gives the client's stream back: what comes from now on is numbered here again.
+    func endAlone() -> [UInt8] {
+        difference.nextCommand = numbers.nextCommand &+ difference.command
+        // What passed in the dataplane is in the client's numbers only.
+        let maximum = numbers.maximumCommand &+ difference.command
+        if Int32(bitPattern: maximum &- difference.maximumCommand) > 0 {
+            difference.maximumCommand = maximum
+        }
+        difference.assignsCommands = true
+        watchedUnit = nil
+        defer { foreign = nil }
+        return foreign ?? []
+    }
+
+    /// Octets of the client's present message that are still to come.
+    var clientRemaining: UInt32 { directions[0].remaining }
+
+    /// The begin of a header of the client that is not whole: for whoever takes its stream.
+    func takeHeaderPart() -> [UInt8] {
+        defer { directions[0].header = [] }
+        return directions[0].header
+    }
+
+    /// Octets that the client must get before anything else: of messages that it has in part.
+    var unfinishedOctets: Int {
+        (log?.keptReplies ?? []).reduce(0) { sum, reply in
+            let known = reply.header.withUnsafeBytes { $0.baseAddress.flatMap(MessageFormat.iscsi.length) }
+            let delivered = max(0, Int(Int32(bitPattern: position - reply.position)))
+            return sum + max(0, (known ?? 0) - delivered)
+        }
+    }
+
+    /// The client has this window at least, so that it can go on here.
+    func covers(maximumCommand: UInt32, nextCommand: UInt32) -> Bool {
+        let command = difference.nextCommand &- nextCommand
+        return Int32(bitPattern: difference.maximumCommand &- command &- maximumCommand) >= 0
     }
 
     /// PERSISTENT RESERVE OUT, RESERVE and RELEASE, of 6 and 10 octets.

@@ -40,6 +40,8 @@ extension ISCSIRelay {
         }
     }
 
+    var isForeign: Bool { foreign != nil }
+
     var isQuiet: Bool {
         guard isHolding, case .passing = mode else { return false }
         return log?.openCount == 0 && owed.isEmpty && directions[1].remaining == 0

@@ -8,6 +8,9 @@ extension ISCSIRelay {
     ) throws(RelayError) {
         var offset = 0
         while offset < bytes.count {
+            if side == .client, foreign != nil {
+                return keepForeign(Array(bytes[offset...]))
+            }
             if directions[side.index].remaining > 0 {
                 let count = min(bytes.count - offset, Int(directions[side.index].remaining))
                 let part = UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + count])
@@ -54,6 +57,10 @@ extension ISCSIRelay {
         directions[side.index].remaining = rest
         let opcode = header[0] & 0x3f
         if side == .client {
+            if isForeign(header) {
+                directions[0].remaining = 0
+                return keepForeign(header)
+            }
             if opcode == ISCSIOpcode.text, data > UInt32(ISCSIText.maximumLength) {
                 throw RelayError(message: "Text request of \(data) octets")
             }

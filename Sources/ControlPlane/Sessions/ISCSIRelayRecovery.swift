@@ -62,6 +62,7 @@ extension ISCSIRelay {
     package func detach() {
         switch mode {
         case .passing:
+            cutRemaining = directions[0].remaining
             // The present PDU of the client comes anew as a whole.
             takeClientPart(remaining: directions[0].remaining)
             clientReader.append(directions[0].header)
@@ -89,10 +90,18 @@ extension ISCSIRelay {
         log?.delivered(position)
         takeNumbers()
         directions = [Direction(), Direction()]
+        cutRemaining = clientRemaining
         takeClientPart(remaining: clientRemaining)
         mode = .idle
         serverReader.clear()
         isEstablished = false
+    }
+
+    /// The begin of a header that nobody has looked at: for whoever takes the client's stream.
+    func takeCutHeader() -> [UInt8] {
+        guard cutRemaining == 0 else { return [] }
+        defer { clientReader.clear() }
+        return clientReader.remaining
     }
 
     private func takeClientPart(remaining: UInt32) {

@@ -30,7 +30,15 @@ final class ISCSISession: Session, ISCSINexusOwner {
     private var resource: Resource?
     private var closesWhenSent = false
     private var timer: EventLoop.Timer?
-    var redirect: Redirect? { nexus?.redirect }
+    var redirect: Redirect? {
+        if case .routed(let router) = phase { return router.redirect }
+        return nexus?.redirect
+    }
+    func setWantsSplice(_ wanted: Bool) {
+        if case .routed(let router) = phase { return router.setWantsSplice(wanted) }
+        redirect?.setWantsSplice(wanted)
+    }
+
     var requests: [RequestTotals.Source] {
         if case .routed(let router) = phase { return router.nexuses.compactMap(\.requests) }
         return [nexus?.requests].compactMap { $0 }
@@ -188,17 +196,17 @@ final class ISCSISession: Session, ISCSINexusOwner {
         let router = ISCSIUnitRouter(
             id: id, login: login, session: target, client: leg, engine: engine, portal: portal,
             summary: { [weak self] in self?.summary },
-            onEnd: { [weak self] in self?.routingEnded($0) })
+            onEnd: { [weak self] in self?.routingEnded($0, lingers: $1) })
         phase = .routed(router)
         portal.join(router, id)
         engine.loop.unregister(leg.descriptor)
         router.begin(leg.descriptor, waiting: waiting, unsent: output.take(output.count))
     }
 
-    private func routingEnded(_ reason: String) {
+    private func routingEnded(_ reason: String, lingers: Bool) {
         leave()
         phase = .closed
-        engine.remove(id, reason: reason, lingers: false)
+        engine.remove(id, reason: reason, lingers: lingers)
     }
 
     private func makeNexus(_ resource: Resource, _ login: ISCSILoginResult) -> ISCSINexus {
@@ -235,6 +243,10 @@ final class ISCSISession: Session, ISCSINexusOwner {
     }
 
     // MARK: End
+
+    func nexusHasForeign(_ nexus: ISCSINexus) {}
+    func nexusLostServer(_ nexus: ISCSINexus) {}
+    func nexusMayLeave(_ nexus: ISCSINexus) -> Bool { true }
 
     func nexus(_ nexus: ISCSINexus, ended reason: String) {
         leave()
@@ -277,7 +289,7 @@ final class ISCSISession: Session, ISCSINexusOwner {
             case .login: "login"
             case .fullFeature: login?.isDiscovery == true ? "discovery" : "fullFeature"
             case .redirected: nexus?.redirect.state.rawValue ?? "connecting"
-            case .routed: "routing"
+            case .routed(let router): router.redirect?.state.rawValue ?? "routing"
             case .closed: "ended"
             }
         var summary = SessionSummary(

@@ -16,7 +16,7 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
     }
 
     /// A unit that the session has used.
-    private final class Unit {
+    final class Unit {
         let nexus: ISCSINexus
         let port: NexusPort
         /// Commands that are open there.
@@ -34,30 +34,36 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
 
     let format = MessageFormat.iscsi
     let wholeMaximum = ISCSIPDU.headerLength + 1_020 + ISCSIText.maximumLength + 3
-    private let id: SpliceID
-    private let engine: SessionEngine
-    private let portal: ISCSIPortal
+    let id: SpliceID
+    let engine: SessionEngine
+    let portal: ISCSIPortal
     private let login: ISCSILoginResult
-    private let client: Leg
+    var client: Leg
     private(set) lazy var relay = MessageRelay(engine: engine, router: self)
-    private var units: [Int: Unit] = [:]
+    var units: [Int: Unit] = [:]
     private var inventory: SCSITargetUnits
     private var discovery: ISCSIDiscovery
     /// By initiator task tag.
-    private var tasks: [UInt32: Task] = [:]
+    var tasks: [UInt32: Task] = [:]
     /// Task management that several servers carry out: answers that are missing, and the worst so far.
-    private var shared: [UInt32: (missing: Set<Int>, worst: UInt8)] = [:]
-    private var nextStatus: UInt32
-    private var expectedCommand: UInt32
-    private var isOver = false
+    var shared: [UInt32: (missing: Set<Int>, worst: UInt8)] = [:]
+    var nextStatus: UInt32
+    var expectedCommand: UInt32
+    /// The unit whose nexus has the client's connection, since the session uses nothing else.
+    var alone: Int?
+    /// The unit of the newest command, and since when there was no other.
+    var newestUnit: Int?
+    var aloneSince: UInt64 = 0
+    var grain = GrainChange()
+    var isOver = false
     private let makeSummary: () -> SessionSummary?
-    private let onEnd: (String) -> Void
+    private let onEnd: (String, _ lingers: Bool) -> Void
 
     /// - Parameter session: an answering machine, for its numbers.
     init(
         id: SpliceID, login: ISCSILoginResult, session: ISCSITargetSession, client: Leg,
         engine: SessionEngine, portal: ISCSIPortal, summary: @escaping () -> SessionSummary?,
-        onEnd: @escaping (String) -> Void
+        onEnd: @escaping (String, _ lingers: Bool) -> Void
     ) {
         self.id = id
         self.login = login
@@ -79,6 +85,7 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
         relay.say(unsent)
         relay.attach(descriptor, waiting: waiting)
         shorten()
+        watchGrain()
     }
 
     /// The way of packets past the dataplane: looked after as long as the session is routed.
@@ -87,8 +94,13 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
     /// ns between looks at where the ends are.
     private static let shortcutInterval: UInt64 = 1_000_000_000
 
-    private func shorten() {
-        guard !isOver, let owner = engine.shortcut else { return }
+    func dropShortcut() {
+        shortcutTimer?.cancel()
+        shortcut = nil
+    }
+
+    func shorten() {
+        guard !isOver, alone == nil, let owner = engine.shortcut else { return }
         if let shortcut {
             shortcut.update(engine.port(of: client.remote.address, side: .client))
             for unit in units.values { unit.nexus.redirect.shorten() }
@@ -97,6 +109,7 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
                 local: client.local, remote: client.remote, domain: engine.clientDomain)
             let snapshot = engine.dataplane.call { [id] in $0.spliceSnapshot(id) } ?? nil
             shortcut?.update(snapshot.flatMap { $0.client.port == 0 ? nil : $0.client.port })
+            for unit in units.values { unit.nexus.redirect.shorten() }
         }
         shortcutTimer = engine.loop.schedule(after: Self.shortcutInterval) { [weak self] in
             self?.shorten()
@@ -109,7 +122,14 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
             SessionSummary.Unit(
                 number: number, resource: unit.nexus.resource.name,
                 serverName: unit.nexus.serverName, state: unit.nexus.redirect.state.rawValue,
-                openRequests: unit.open, statistics: unit.nexus.redirect.statistics)
+                openRequests: unit.open,
+                isAlone: number == alone, statistics: unit.nexus.redirect.statistics)
+        }
+        summary.grainReason = grain.reason
+        if let redirect {
+            summary.server = redirect.server?.remote
+            summary.serverLocal = redirect.server?.local
+            summary.wantsSplice = redirect.wantsSplice
         }
         for unit in summary.units { summary.statistics.add(unit.statistics) }
     }
@@ -130,8 +150,15 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
             prepare(&header, for: unit)
             return .destination(task.unit)
         case ISCSIOpcode.nopOut where header.field32(16) == ISCSIPDU.reservedTag:
-            // Nobody has asked the client anything: questions of servers are answered here.
-            return .nobody
+            // Questions of servers are answered here, but for those that the client got from a server itself.
+            let question = header.field32(20)
+            guard
+                let (place, unit) = units.first(where: {
+                    $0.value.nexus.relay.pings.contains(question)
+                })
+            else { return .nobody }
+            prepare(&header, for: unit)
+            return .destination(place)
         case ISCSIOpcode.scsiCommand:
             guard accept(header) else { return .nobody }
             return routeCommand(&header)
@@ -181,6 +208,10 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
             }
             tasks[tag] = Task(unit: number, header: header)
             unit.open += 1
+            if newestUnit != number {
+                newestUnit = number
+                aloneSince = engine.loop.now
+            }
             prepare(&header, for: unit)
             return .destination(number)
         }
@@ -310,13 +341,13 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
         switch opcode {
         case ISCSIOpcode.dataIn:
             counts = base.load8(1) & 1 != 0
-            isWanted = tasks[tag]?.unit == place
+            isWanted = isOpen(tag, at: place)
             if isWanted, counts { end(tag) }
         case ISCSIOpcode.readyToTransfer:
             counts = false
-            isWanted = tasks[tag]?.unit == place
+            isWanted = isOpen(tag, at: place)
         case ISCSIOpcode.scsiResponse:
-            isWanted = tasks[tag]?.unit == place
+            isWanted = isOpen(tag, at: place)
             if isWanted { end(tag) }
         case ISCSIOpcode.taskManagementResponse: isWanted = managed(base, tag, place)
         case ISCSIOpcode.reject:
@@ -344,7 +375,12 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
         return true
     }
 
-    private var maximumCommand: UInt32 { expectedCommand &+ login.commandWindow &- 1 }
+    /// Of a task that is not known here, since the log had no room for it, the unit knows.
+    private func isOpen(_ tag: UInt32, at place: Int) -> Bool {
+        tasks[tag].map { $0.unit == place } ?? true
+    }
+
+    var maximumCommand: UInt32 { expectedCommand &+ login.commandWindow &- 1 }
 
     private func managed(_ base: UnsafeMutableRawPointer, _ tag: UInt32, _ place: Int) -> Bool {
         guard let request = tasks[tag] else { return false }
@@ -411,7 +447,7 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
         leg.descriptor = -1
         let nexus = ISCSINexus(
             resource, id: id, login: login, client: leg, owner: self, engine: engine,
-            portal: portal, onClientOutput: { [weak self] in self?.relay.send() })
+            portal: portal, onClientOutput: { [weak self] in self?.outputReady() })
         nexus.relay.difference.assignsCommands = true
         let own = SCSIUnitNumber.octets(number)
         if own != there { nexus.relay.difference.unit = (own.unitField, there.unitField) }
@@ -424,6 +460,8 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
 
     /// Resources have come or gone.
     func unitsChanged() {
+        // Where the session is alone with a unit nobody would tell it.
+        takeClientBack()
         inventory.change(to: Set(portal.units(for: login.user).keys))
         for (number, unit) in units where !inventory.units.contains(number) {
             unit.nexus.end("the unit has gone", reset: true)
@@ -444,6 +482,10 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
     }
 
     func nexus(_ nexus: ISCSINexus, ended reason: String) {
+        if let alone, units[alone]?.nexus === nexus {
+            // The client's connection has ended with it.
+            return end(reason, reset: true)
+        }
         let isGone = units.first { $0.value.nexus === nexus }.map {
             !inventory.units.contains($0.key)
         }
@@ -481,23 +523,27 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
 
     // MARK: End
 
+    /// The one that had the client's connection when the session ended.
+    private var finalRedirect: Redirect?
+
     func clientEnded(_ reason: String, reset: Bool) { end(reason, reset: reset) }
 
     /// Closes everything; the session is told.
     func end(_ reason: String, reset: Bool) {
         guard !isOver else { return }
         isOver = true
-        shortcutTimer?.cancel()
-        shortcut = nil
+        finalRedirect = redirect
+        grain.timer?.cancel()
+        dropShortcut()
         relay.close(reset: reset)
         for nexus in nexuses { nexus.end(reason, reset: reset) }
-        engine.postEnd([.close(id)])
-        onEnd(reason)
+        if alone == nil { engine.postEnd([.close(id)]) }
+        onEnd(reason, finalRedirect?.lingers ?? false)
     }
 }
 
 /// A nexus as the relay sees it.
-private final class NexusPort: MessageDestination {
+final class NexusPort: MessageDestination {
     private let nexus: ISCSINexus
 
     init(_ nexus: ISCSINexus) { self.nexus = nexus }

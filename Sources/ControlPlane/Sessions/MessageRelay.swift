@@ -94,8 +94,19 @@ final class MessageRelay {
     // MARK: Client's connection
 
     /// Takes the client's socket. `waiting`: what was read from it and not looked at.
-    func attach(_ descriptor: Int32, waiting: [UInt8]) {
+    /// - Parameter cut: the message of the client that has come in part, and how much of it is missing.
+    /// - Parameter unfinished: octets of a destination's that the client must get before anything else; they are not
+    ///   looked at.
+    func attach(
+        _ descriptor: Int32, waiting: [UInt8], cut: (place: Int, remaining: Int)? = nil,
+        unfinished: (place: Int, count: Int)? = nil
+    ) {
         self.descriptor = descriptor
+        if let cut, cut.remaining > 0 {
+            route = .destination(cut.place)
+            remaining = cut.remaining
+        }
+        if let unfinished, unfinished.count > 0 { run = unfinished }
         isBlocked = false
         engine.loop.register(descriptor, events: [.read, .write, .edgeTriggered]) { [weak self] _ in
             self?.clientReady()
@@ -240,6 +251,9 @@ final class MessageRelay {
     func remove(_ place: Int) {
         guard let destination = destinations[place] else { return }
         if let run, run.place == place {
+            guard run.count <= destination.output.count else {
+                return end("a message that the client has in part cannot be completed", reset: true)
+            }
             orphaned.append(destination.output.take(run.count))
             self.run = nil
         }
@@ -285,11 +299,12 @@ final class MessageRelay {
         }
         if let run, let destination = destinations[run.place] {
             let before = destination.output.count
-            let isWhole = try sendPart(of: &destination.output, run.count)
+            // Of a message that the client has in part the rest may be still to come.
+            let isWhole = try sendPart(of: &destination.output, min(run.count, before))
             let left = run.count - (before - destination.output.count)
             self.run = left > 0 ? (run.place, left) : nil
             if isWhole { destination.outputTaken() }
-            return isWhole
+            return isWhole && left == 0
         }
         if ownRun > 0 || !own.isEmpty {
             if ownRun == 0 { ownRun = own.count }

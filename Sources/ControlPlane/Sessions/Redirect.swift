@@ -37,6 +37,8 @@ final class Redirect {
         case requestLate
         /// Both ends closed, or one broke off.
         case ended(String)
+        /// The relay has met what is not its server's: `ISCSIRelay.endAlone`.
+        case clientForeign
     }
 
     /// Times and counts, for people.
@@ -156,6 +158,8 @@ final class Redirect {
 
     /// The client leg is a stream in memory.
     var hasMemoryClient: Bool { onClientOutput != nil }
+    func setMemoryClient(_ onOutput: (() -> Void)?) { onClientOutput = onOutput }
+    var isForeignTold = false
 
     func leg(_ side: SpliceSide) -> Leg? { side == .client ? client : server }
 
@@ -237,6 +241,7 @@ final class Redirect {
         } catch {
             return end("\(error)", reset: true)
         }
+        if relay.isForeign { return tellForeign() }
         if isLeaving, state == .relaying { holdRelay() }
         if isShut[0], isShut[1] { return end("closed by both ends", reset: false) }
         if state == .relaying, wantsSplice, !isLeaving, timer == nil { scheduleFirstSplice() }

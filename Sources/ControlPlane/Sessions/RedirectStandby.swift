@@ -45,14 +45,7 @@ extension Redirect {
         }
         var next = standby.leg
         do {
-            let before = try TCPInfo(descriptor: next.descriptor)
-            let positions = try TCPRepair.freeze(next.descriptor, timestamps: true)
-            try TCPRepair.thaw(next.descriptor)
-            let after = try TCPInfo(descriptor: next.descriptor)
-            guard after.isEstablished, after.bytesReceived == before.bytesReceived else {
-                throw RelayError(message: "the server closes it, or sends without being asked")
-            }
-            next.base = positions.receiveNext - UInt32(truncatingIfNeeded: after.bytesReceived)
+            next.base = try base(of: next)
         } catch {
             engine.log.notice("session \(id): standby: \(error)")
             dropStandby()

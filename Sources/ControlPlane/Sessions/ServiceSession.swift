@@ -33,7 +33,8 @@ final class ServiceSession: Session {
         core.onOutcome = { [weak self] outcome in
             guard let self else { return }
             switch outcome {
-            case .connected, .serverLost, .serverLeft, .serverHeld, .serverReplaced, .requestLate:
+            case .connected, .serverLost, .serverLeft, .serverHeld, .serverReplaced, .requestLate,
+                .clientForeign:
                 break
             case .connectFailed(let reason):
                 engine.log.warning("service \(name): \(serverName) at \(address): \(reason)")

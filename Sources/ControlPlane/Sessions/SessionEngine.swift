@@ -257,6 +257,12 @@ final class SessionEngine {
         leg.maximumSegment = Int(
             syn.maximumSegment ?? (accepted.remote.address.isIPv4 ? 536 : 1_220))
         leg.base = SequenceNumber(syn.initialSequence) + 1
+        try followClient(id, leg)
+        return leg
+    }
+
+    /// The dataplane follows the client leg of a session from now on.
+    func followClient(_ id: SpliceID, _ leg: Leg) throws {
         try apply([
             .splice(
                 .open(
@@ -273,7 +279,6 @@ final class SessionEngine {
             post(id, [.close(id)])
             throw error
         }
-        return leg
     }
 
     /// For a leg that the dataplane has begun to follow: data may have come before.
@@ -388,6 +393,12 @@ protocol Session: AnyObject {
     var requests: [RequestTotals.Source] { get }
     func start()
     func close(_ reason: String)
+    /// By command: into the dataplane, or out of it.
+    func setWantsSplice(_ wanted: Bool)
+}
+
+extension Session {
+    func setWantsSplice(_ wanted: Bool) { redirect?.setWantsSplice(wanted) }
 }
 
 /// What people are told of a session.
@@ -410,6 +421,8 @@ struct SessionSummary: Sendable {
     var openedAt: UInt64
     /// Of a session to the target that has all resources: those that it has used.
     var units: [Unit] = []
+    /// Why it is at its grain.
+    var grainReason: String?
 
     struct Unit: Sendable {
         var number: Int
@@ -417,7 +430,10 @@ struct SessionSummary: Sendable {
         var serverName: String?
         /// As a session's.
         var state: String
+        /// As far as the relay knows: not while the session is alone with the unit.
         var openRequests: Int
+        /// The session uses nothing else, and is this unit's.
+        var isAlone: Bool
         var statistics: Redirect.Statistics
     }
 

@@ -137,6 +137,9 @@ protocol StreamRelay: AnyObject {
     /// Called when that has become so; once, until asked again.
     var onQuiet: () -> Void { get set }
 
+    /// The client has sent something that is for another server.
+    var isForeign: Bool { get }
+
     /// New requests wait from now on; `onQuiet` tells when those that are open have ended.
     func hold()
 
@@ -174,6 +177,7 @@ final class TransparentRelay: StreamRelay {
     let canHold = false
     let isHolding = false
     let isQuiet = false
+    let isForeign = false
     var onQuiet: () -> Void = {}
     func hold() {}
     func tellWhenQuiet() {}

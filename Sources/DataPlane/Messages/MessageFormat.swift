@@ -83,6 +83,17 @@ public struct MessageEdit: Hashable, Sendable {
     }
 }
 
+/// Messages that belong to one resource: those of the given kinds with another routing key are held.
+public struct MessageRoutingRule: Hashable, Sendable {
+    /// Bit k: kind k.
+    public var kinds: UInt64
+    public var value: UInt64
+    public init(kinds: UInt64, value: UInt64) {
+        self.kinds = kinds
+        self.value = value
+    }
+}
+
 /// Messages of one kind that are held by an octet of their header (iSCSI: SCSI commands by operation code).
 public struct MessageHoldRule: Hashable, Sendable {
     public let kind: UInt8

@@ -56,6 +56,8 @@ package struct MessageTracker: ~Copyable {
     private let maximumLength: UInt32
     private let holdKinds: UInt64
     private let holdRule: MessageHoldRule?
+    private let routing: MessageRoutingRule?
+    private let routingKey: MessageFormat.Field
     private let accumulator: UnsafeMutableRawPointer
     private var accumulated = 0
     /// Octets to gather before the message at `nextHeader` can go: its header, or all of it.
@@ -79,13 +81,16 @@ package struct MessageTracker: ~Copyable {
     /// `followed`: position of the stream; before `nextHeader` when a message is on its way.
     package init(
         _ format: MessageFormat, edits wanted: [MessageEdit], holdKinds: UInt64,
-        holdRule: MessageHoldRule? = nil, nextHeader: SequenceNumber,
+        holdRule: MessageHoldRule? = nil, routing: MessageRoutingRule? = nil,
+        nextHeader: SequenceNumber,
         followed: SequenceNumber? = nil, log: UnsafeMutablePointer<RequestLog>? = nil,
         role: Role = .client, ringCapacity: Int = 4_096
     ) {
         headerLength = Int(format.headerLength)
         unit = headerLength
         self.holdRule = holdRule
+        self.routing = routing
+        routingKey = format.routingKey ?? MessageFormat.Field(offset: 0, width: 1)
         self.followed = followed ?? nextHeader
         self.log = log
         self.role = role
@@ -128,6 +133,7 @@ package struct MessageTracker: ~Copyable {
             && format.lengthTerms.allSatisfy { fits($0.field) && $0.alignment > 0 }
             && (messages.clientEdits + messages.serverEdits).allSatisfy { fits($0.field) }
             && (messages.clientHoldRule.map { fits($0.field) && $0.field.width == 1 } ?? true)
+            && (messages.clientRouting == nil || format.routingKey.map(fits) ?? false)
             && (messages.requests?.fits(format) ?? true)
     }
 
@@ -209,6 +215,7 @@ package struct MessageTracker: ~Copyable {
         if kindValue < 64,
             holdKinds >> kindValue & 1 != 0
                 || holdRule?.holds(accumulator, kind: kindValue) == true
+                || isElsewhere(kindValue)
         {
             isKindHeld = true
             return .held
@@ -247,6 +254,11 @@ package struct MessageTracker: ~Copyable {
         accumulated = 0
         unit = headerLength
         return .passed
+    }
+
+    private func isElsewhere(_ kind: UInt64) -> Bool {
+        guard let routing, routing.kinds >> kind & 1 != 0 else { return false }
+        return Self.load(accumulator, routingKey) != routing.value
     }
 
     /// The gathered header as it goes out.

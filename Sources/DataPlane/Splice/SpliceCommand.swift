@@ -56,15 +56,18 @@ public struct SpliceMessages: Hashable, Sendable {
     /// Bit k: a message of kind k from the client is held and the control plane asked to unsplice.
     public var clientHoldKinds: UInt64
     public var clientHoldRule: MessageHoldRule?
+    /// Nil: all messages go to the server, whatever their routing key.
+    public var clientRouting: MessageRoutingRule?
     /// For the request log.
     public var requests: RequestRules?
     public init(
         format: MessageFormat, clientEdits: [MessageEdit] = [], serverEdits: [MessageEdit] = [],
         clientHeaderDistance: UInt32 = 0, serverHeaderDistance: UInt32 = 0,
         clientHoldKinds: UInt64 = 0, clientHoldRule: MessageHoldRule? = nil,
-        requests: RequestRules? = nil
+        clientRouting: MessageRoutingRule? = nil, requests: RequestRules? = nil
     ) {
         self.clientHoldRule = clientHoldRule
+        self.clientRouting = clientRouting
         self.requests = requests
         self.format = format
         self.clientEdits = clientEdits

@@ -94,7 +94,7 @@ extension Splicer {
         fromClient.initialize(
             to: MessageTracker(
                 messages.format, edits: messages.clientEdits, holdKinds: messages.clientHoldKinds,
-                holdRule: messages.clientHoldRule,
+                holdRule: messages.clientHoldRule, routing: messages.clientRouting,
                 nextHeader: client.receiveNext + messages.clientHeaderDistance,
                 followed: client.receiveNext, log: log?.log, role: .client))
         side(id, .client).pointee.tracker = fromClient
