@@ -7,7 +7,7 @@ SOAK_SECONDS ?= 60
 FAILOVERS ?= 50
 KIND ?= kill
 
-.PHONY: build demo test bench lookup-bench tracking-bench conformance soak failover baseline fuzz format lint clean packages
+.PHONY: build demo test bench lookup-bench tracking-bench relay-bench conformance soak failover baseline fuzz format lint clean packages
 
 packages:
 	@scripts/install-packages.sh build lab
@@ -32,6 +32,11 @@ bench: packages
 
 lookup-bench: packages
 	@$(SWIFT) run --package-path Benchmarks -c release lookup
+
+# Sessions that are relayed over several servers, against HAProxy.
+relay-bench: packages
+	@scripts/install-packages.sh bench
+	@Benchmarks/relay.sh
 
 # What following the messages of iSCSI sessions costs, and what keeping their open requests costs on top.
 tracking-bench: packages

@@ -27,6 +27,7 @@ let exampleConfiguration = """
         mac: 02:00:00:00:01:01
         addresses: [10.0.0.1/24, "fd00::1/64"]
       storage: { device: dsr-storage, mac: "02:00:00:00:02:01", addresses: [10.0.1.1/24] }
+      shortcut: off
     servers:
       - name: srv1
         addresses: [10.0.1.11]
@@ -43,13 +44,16 @@ let exampleConfiguration = """
         target: iqn.2026-01.test:disk1
         servers: [srv1, srv2]
         assigned: srv2
+        unit: 1
       - name: disk2
         target: iqn.2026-01.test:disk2
         servers: [srv1]
         assigned: srv1
+        unit: 300
     iscsi:
       listen: { port: 3260 }
       authentication: chap
+      all_units_target: iqn.2026-01.test:all
       splice: manual
     credentials:
       - user: alice
@@ -127,14 +131,16 @@ private let head = """
             result.resources == [
                 Resource(
                     name: "disk1", target: "iqn.2026-01.test:disk1", servers: ["srv1", "srv2"],
-                    assigned: "srv2"),
+                    assigned: "srv2", unit: 1),
                 Resource(
                     name: "disk2", target: "iqn.2026-01.test:disk2", servers: ["srv1"],
-                    assigned: "srv1"),
+                    assigned: "srv1", unit: 300),
             ])
         #expect(result.iscsi.port == 3_260)
         #expect(result.iscsi.requiresCHAP)
         #expect(!result.iscsi.splicesAutomatically)
+        #expect(result.iscsi.allUnitsTarget == "iqn.2026-01.test:all")
+        #expect(!result.usesShortcut)
         #expect(result.credentials.map(\.user) == ["alice", "bob"])
         #expect(result.credentials.map(\.resources) == [["disk1"], nil])
         #expect(result.credentials[0].login.mutual?.user == "switch")
@@ -172,11 +178,40 @@ private let head = """
         #expect(result.servers.isEmpty)
         #expect(!result.iscsi.requiresCHAP)
         #expect(result.iscsi.splicesAutomatically)
+        #expect(result.iscsi.allUnitsTarget == nil)
+        #expect(result.usesShortcut)
         #expect(result.socketPath == "/run/dsr/dsrd.sock")
         #expect(result.logLevel == "info")
         #expect(result.ports[0].kind == .packet)
         #expect(result.ports[0].receive == .batched)
         #expect(result.ports[0].faults == nil)
+    }
+
+    @Test(arguments: [("auto", true), ("off", false), ("\"off\"", false)])
+    func shortcut(text: String, isUsed: Bool) throws {
+        // The head ends with the ports of `cpu`.
+        let result = try Configuration.parse(text: head + "  shortcut: \(text)\n", file: "x")
+        #expect(result.usesShortcut == isUsed)
+    }
+
+    @Test func `unit numbers`() throws {
+        let text = resources(
+            [", unit: 0", ", unit: 16383", ""],
+            iscsi: "{ all_units_target: iqn.2026-01.test:all }")
+        let result = try Configuration.parse(text: text, file: "x")
+        #expect(result.resources.map(\.unit) == [0, 16_383, nil])
+        #expect(result.iscsi.allUnitsTarget == "iqn.2026-01.test:all")
+    }
+
+    /// Resources r0, r1 and so on from line 10 on, each with more fields, then `iscsi`.
+    private func resources(_ fields: [String], iscsi: String) -> String {
+        var text = head + "servers:\n  - { name: a, addresses: [10.0.1.2] }\nresources:\n"
+        for (index, more) in fields.enumerated() {
+            let target = "iqn.2026-01.test:r\(index)"
+            text +=
+                "  - { name: r\(index), target: \(target), servers: [a], assigned: a\(more) }\n"
+        }
+        return text + "iscsi: \(iscsi)\n"
     }
 
     // MARK: Errors
@@ -221,6 +256,20 @@ private let head = """
         Wrong("authentication: chap", "authentication: Chap", "iscsi.authentication", "none, chap"),
         Wrong("splice: manual\ncred", "splice: no\ncred", "iscsi.splice", "auto, manual"),
         Wrong("protocol: iscsi", "protocol: nfs", "resources[0].protocol", "none of iscsi"),
+        Wrong("shortcut: off", "shortcut: no", "cpu.shortcut", "none of auto, off"),
+        // Units.
+        Wrong("unit: 300", "unit: 16384", "resources[1].unit", "number from 0 to 16383"),
+        Wrong("unit: 300", "unit: -1", "resources[1].unit", "number from 0 to 16383"),
+        Wrong("unit: 300", "unit: all", "resources[1].unit", "not \"all\""),
+        Wrong("unit: 300", "unit: 1", "resources[1].unit", "1 is taken by disk1"),
+        Wrong(
+            "all_units_target: iqn", "all_unit_target: iqn", "iscsi.all_unit_target",
+            "did you mean all_units_target?"),
+        Wrong(
+            "iqn.2026-01.test:all", "''", "iscsi.all_units_target", "text that is not empty"),
+        Wrong(
+            "iqn.2026-01.test:all", "IQN.2026-01.test:Disk2", "resources[1].target",
+            "is taken by iscsi.all_units_target"),
         // Addresses and names of the network.
         Wrong("[10.0.1.11]", "[10.0.1.256]", "servers[0].addresses[0]", "not an IPv4 or IPv6"),
         Wrong("[10.0.1.11]", "[]", "servers[0].addresses", "must name an address"),
@@ -317,6 +366,42 @@ private let head = """
                 "line 9, column 5: servers[1].addresses: is missing",
                 "line 10, column 5: servers[2].name: \"a\" is taken",
             ])
+    }
+
+    static let wrongUnits: [([String], String, [String])] = [
+        (
+            [", unit: 7", "", ", unit: 8"], "{ listen: { port: 3260 } }",
+            [
+                "line 10, column 5: resources[0].unit: needs iscsi.all_units_target",
+                "line 12, column 5: resources[2].unit: needs iscsi.all_units_target",
+            ]
+        ),
+        (
+            [", unit: 7", ", unit: 8", ", unit: 7"], "{ all_units_target: iqn.2026-01.test:R1 }",
+            [
+                "line 11, column 5: resources[1].target: \"iqn.2026-01.test:r1\" is taken by "
+                    + "iscsi.all_units_target",
+                "line 12, column 5: resources[2].unit: 7 is taken by r0",
+            ]
+        ),
+        (
+            ["", ""], "{ all_units_target: iqn.2026-01.test:all }",
+            ["line 12, column 8: iscsi.all_units_target: no resource has a unit number"]
+        ),
+        (
+            [", unit: 16384"], "{ all_units_target: iqn.2026-01.test:all }",
+            [
+                "line 10, column 79: resources[0].unit: must be a number from 0 to 16383, not "
+                    + "\"16384\""
+            ]
+        ),
+    ]
+
+    @Test(arguments: wrongUnits)
+    func `mistakes with units are named where they stand`(
+        fields: [String], iscsi: String, expected: [String]
+    ) {
+        #expect(errors(of: resources(fields, iscsi: iscsi)).map(\.description) == expected)
     }
 
     @Test func `all errors are told at once, in order`() {

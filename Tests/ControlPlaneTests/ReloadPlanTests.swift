@@ -117,6 +117,24 @@ import Testing
         #expect(!"\(plan)".contains("client-secret"), "a secret is in the plan")
     }
 
+    @Test func `the target with all units is changed live`() throws {
+        let name = "iqn.2026-01.x:all"
+        let line = "iscsi.all_units_target: \(name) for new logins"
+        // It needs a resource with a unit number.
+        let both = try plan(
+            ("assigned: a}", "assigned: a, unit: 1}"),
+            ("health:", "iscsi: {all_units_target: \(name)}\nhealth:"))
+        #expect(both.needsRestart == [])
+        #expect(both.changes == ["resource r1: changed", line])
+        let old = try Configuration.parse(text: Self.text, file: "old")
+        var new = old
+        new.iscsi.allUnitsTarget = name
+        #expect(ReloadPlan(from: old, to: new).changes == [line])
+        let gone = ReloadPlan(from: new, to: old)
+        #expect(gone.needsRestart == [])
+        #expect(gone.changes == ["iscsi.all_units_target: none for new logins"])
+    }
+
     @Test func `rules are compared by their text`() throws {
         let plan = try plan(("priority=11,udp", "priority=12,udp"))
         #expect(plan.rulesRemoved == ["priority=11,udp,tp_dst=9 actions=drop"])

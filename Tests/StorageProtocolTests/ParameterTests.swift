@@ -1,4 +1,5 @@
 import StorageProtocols
+import TestSupport
 import Testing
 
 /// RFC 7143 section 13: how each key's result comes from both sides' values.
@@ -130,6 +131,79 @@ import Testing
             let key = "MaxRecvDataSegmentLength"
             #expect(actions.first?.sent?.text[key] == own.map { String($0) })
             #expect(actions.last?.established?.initiatorMaxReceive == 16_384)
+        }
+    }
+
+    // MARK: One session over several servers
+
+    static let accepted: [Case] = cases.filter { $0.result != nil }
+
+    @Test(arguments: accepted) func `what two servers take is the stricter of each key`(test: Case)
+    {
+        var one = ISCSIServerParameters()
+        var other = ISCSIServerParameters()
+        let areSet = [
+            one.limits.set(test.key, test.own), other.limits.set(test.key, test.offer),
+        ]
+        #expect(areSet == [true, true])
+        let common = one.common(with: other)
+        #expect(common.limits.text(test.key) == test.result)
+        #expect(common == other.common(with: one))
+        var limits = common.limits
+        let isReset = limits.set(test.key, ISCSIParameters().text(test.key) ?? "")
+        #expect(isReset)
+        #expect(limits == ISCSIParameters(), "another key is not the default")
+    }
+
+    /// RFC 7143 section 13.12: without a declaration 8192 holds.
+    @Test(
+        arguments: [
+            (nil, nil, 8_192), (nil, 65_536, 8_192), (nil, 512, 512), (nil, 8_192, 8_192),
+            (65_536, 16_384, 16_384), (65_536, 65_536, 65_536),
+        ] as [(UInt64?, UInt64?, UInt64)])
+    func `the shorter data segment`(one: UInt64?, other: UInt64?, expected: UInt64) {
+        let first = ISCSIServerParameters(maxReceiveDataSegmentLength: one)
+        let second = ISCSIServerParameters(maxReceiveDataSegmentLength: other)
+        #expect(first.common(with: second).maxReceiveDataSegmentLength == expected)
+        #expect(second.common(with: first).maxReceiveDataSegmentLength == expected)
+    }
+
+    @Test func `the smaller command window`() {
+        let first = ISCSIServerParameters(commandWindow: 32)
+        let second = ISCSIServerParameters(commandWindow: 128)
+        #expect(first.common(with: second).commandWindow == 32)
+        #expect(second.common(with: first).commandWindow == 32)
+    }
+
+    private func server(_ random: inout SplitMix64) -> ISCSIServerParameters {
+        var limits = ISCSIParameters()
+        limits.initialR2T = random.below(2) == 0
+        limits.immediateData = random.below(2) == 0
+        limits.maxBurstLength = UInt64(512 + random.below(1_000_000))
+        limits.firstBurstLength = UInt64(512 + random.below(1_000_000))
+        limits.maxOutstandingR2T = UInt64(1 + random.below(8))
+        limits.dataPDUInOrder = random.below(2) == 0
+        limits.dataSequenceInOrder = random.below(2) == 0
+        limits.defaultTime2Wait = UInt64(random.below(10))
+        limits.defaultTime2Retain = UInt64(random.below(10))
+        limits.errorRecoveryLevel = UInt64(random.below(3))
+        limits.maxConnections = UInt64(1 + random.below(8))
+        let length = random.below(3) == 0 ? nil : UInt64(512 + random.below(20_000))
+        return ISCSIServerParameters(
+            limits: limits, maxReceiveDataSegmentLength: length,
+            commandWindow: UInt32(1 + random.below(200)))
+    }
+
+    @Test func `the order of servers does not count`() {
+        var random = SplitMix64(seed: 1)
+        for _ in 0..<500 {
+            let one = server(&random)
+            let other = server(&random)
+            let third = server(&random)
+            let common = one.common(with: other)
+            #expect(common == other.common(with: one))
+            #expect(common.common(with: third) == one.common(with: other.common(with: third)))
+            #expect(common.common(with: other) == common)
         }
     }
 }

@@ -15,7 +15,10 @@ import Testing
         (cdb(0x00), SCSICommand.testUnitReady),
         (cdb(0x08, 0xff, 0xff, 0xff, 0), .read(range(0x1f_ffff, 256), forcesUnitAccess: false)),
         (cdb(0x0a, 0, 0, 7, 9), .write(range(7, 9), forcesUnitAccess: false)),
-        (cdb(0x28, 0x08, 1, 2, 3, 4, 0, 5, 6), .read(range(0x0102_0304, 0x0506), forcesUnitAccess: true)),
+        (
+            cdb(0x28, 0x08, 1, 2, 3, 4, 0, 5, 6),
+            .read(range(0x0102_0304, 0x0506), forcesUnitAccess: true)
+        ),
         (cdb(0x28, 0, 0, 0, 0, 9), .read(range(9, 0), forcesUnitAccess: false)),
         (cdb(0x2a, 0, 0, 0, 0, 9, 0, 1, 0), .write(range(9, 256), forcesUnitAccess: false)),
         (cdb(0xa8, 0, 0, 0, 0, 1, 0, 0, 1, 0), .read(range(1, 256), forcesUnitAccess: false)),
@@ -43,7 +46,10 @@ import Testing
         (cdb(0xa0, 0, 2, 0, 0, 0, 0, 0, 1, 0), .reportUnits(select: 2, allocation: 256)),
         (cdb(0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32), .readCapacity16(allocation: 32)),
         (cdb(0x9e, 0x11), .other(0x9e)),
-        (cdb(0x1a, 0, 0x08, 0, 192), .modeSense(page: 8, subpage: 0, allocation: 192, isLong: false)),
+        (
+            cdb(0x1a, 0, 0x08, 0, 192),
+            .modeSense(page: 8, subpage: 0, allocation: 192, isLong: false)
+        ),
         (cdb(0x5f, 1), .reservation), (cdb(0xc1), .other(0xc1)),
     ])
     func commands(cdb: [UInt8], command: SCSICommand) {
@@ -64,7 +70,9 @@ import Testing
         #expect(SCSIUnitNumber.octets(256) == [0x41, 0, 0, 0, 0, 0, 0, 0])
         // Flat space addressing of a small number names the same unit.
         #expect(SCSIUnitNumber.number([0x40, 6, 0, 0, 0, 0, 0, 0]) == 6)
-        for octets in [[1, 6, 0, 0, 0, 0, 0, 0], [0, 6, 0, 1, 0, 0, 0, 0], [0xc1, 1, 0, 0, 0, 0, 0, 0], [0]] as [[UInt8]] {
+        for octets in [
+            [1, 6, 0, 0, 0, 0, 0, 0], [0, 6, 0, 1, 0, 0, 0, 0], [0xc1, 1, 0, 0, 0, 0, 0, 0], [0],
+        ] as [[UInt8]] {
             #expect(SCSIUnitNumber.number(octets) == nil)
         }
     }

@@ -10,6 +10,7 @@ extension SystemTests {
         private struct Session: Decodable {
             var state: String
             var grain: String
+            var grainReason: String?
             var target: String?
             var units: [Unit]
             struct Unit: Decodable {
@@ -34,7 +35,8 @@ extension SystemTests {
         }
 
         /// Connections of clients that a server has, by target.
-        private func connections(_ lab: Laboratory, _ server: String) async throws -> [String: Int] {
+        private func connections(_ lab: Laboratory, _ server: String) async throws -> [String: Int]
+        {
             let text = try await lab.run(
                 server,
                 [
@@ -134,6 +136,59 @@ extension SystemTests {
                 _ = try await lab.dsrctl("resource", "move", name, "server2", "--wait")
             }
             expectUnnoticed(try await load.report(), within: 1_000)
+        }
+
+        /// From one unit to the other every 120 ms, into the dataplane whenever there is a chance, over links that
+        /// lose packets: every change back is one that a request for another unit has forced.
+        @Test func forcedChangesOfGrain() async throws {
+            let lab = try await Laboratory.bringUp(topology: "fig2-san") {
+                $0.replacing(/side: (client|storage)}/) {
+                    "side: \($0.1), faults: {drop: 0.01, seed: 3}}"
+                }
+            }
+            do {
+                let load = try await VerifiedLoad(
+                    lab, resources: ["all/1,3,6"], sessions: 1, seconds: 12,
+                    options: ["--range-mib", "24", "--unit-seconds", "0.12"])
+                let id = try #require(
+                    try await lab.get([Laboratory.Session].self, "/sessions").first
+                ).id
+                var changes = 0
+                for _ in 0..<400 {
+                    _ = try await lab.change(id, "splice")
+                    guard
+                        let now = try await lab.get([Laboratory.Session].self, "/sessions").first
+                    else { break }
+                    changes = now.splices + now.unsplices
+                    if changes >= 60 { break }
+                }
+                #expect(changes >= 60)
+                let report = try await load.report()
+                #expect(report.ok, "\(report)")
+            } catch {
+                try await lab.takeDown()
+                throw error
+            }
+            try await lab.takeDown()
+        }
+
+        /// By itself, and back; what it is and why can be asked for.
+        @Test func oneUnitIsSpliced() async throws {
+            let lab = try Laboratory.here()
+            let load = try await VerifiedLoad(
+                lab, resources: ["all/2,5"], sessions: 1, seconds: 8,
+                options: ["--range-mib", "16", "--unit-seconds", "3"])
+            let isSpliced = try await eventually(within: 6) {
+                try await sessions(lab).contains {
+                    $0.state == "spliced" && $0.grain == "connection"
+                        && $0.grainReason?.hasPrefix("only unit") == true
+                }
+            }
+            #expect(isSpliced)
+            try await lab.dsrlab("service", lab.prefix, "server1", "kill")
+            let report = try await load.report()
+            #expect(report.ok && report.requests > 1_000, "\(report)")
+            try await restore(lab, "server1", ["r1", "r2"])
         }
 
         /// Units of other servers go on as if nothing were; what is lost is answered when it is found out.

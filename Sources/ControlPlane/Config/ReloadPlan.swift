@@ -38,6 +38,7 @@ package struct ReloadPlan: Sendable, Equatable {
         ] where before != after {
             needsRestart.append("cpu.\(side): changed")
         }
+        if old.usesShortcut != new.usesShortcut { needsRestart.append("cpu.shortcut: changed") }
         if old.iscsi.port != new.iscsi.port {
             needsRestart.append("iscsi.listen.port: \(old.iscsi.port) to \(new.iscsi.port)")
         }

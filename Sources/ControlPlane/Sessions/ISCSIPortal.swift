@@ -338,8 +338,9 @@ final class ISCSIPortal {
 
     /// - Parameter before: what had a unit number.
     private func tellRouters(_ before: [Resource]) {
-        guard before.map(\.name) != unitResources.map(\.name)
-            || before.map(\.unit) != unitResources.map(\.unit)
+        guard
+            before.map(\.name) != unitResources.map(\.name)
+                || before.map(\.unit) != unitResources.map(\.unit)
         else { return }
         for router in routers.values { router.unitsChanged() }
     }

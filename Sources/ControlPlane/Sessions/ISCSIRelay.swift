@@ -73,6 +73,8 @@ package final class ISCSIRelay: StreamRelay {
     var watchedUnit: UInt64?
     /// From the first PDU on that is somebody else's.
     private(set) var foreign: [UInt8]?
+    /// Where its numbers were when it became so.
+    private var aloneSince: UInt32 = 0
     /// Octets of the client's message that was cut by the end of the server leg.
     var cutRemaining: UInt32 = 0
     /// Called when the server login is decided, before anything of the backlog goes out.
@@ -141,7 +143,8 @@ package final class ISCSIRelay: StreamRelay {
 
     package var isSettled: Bool {
         guard case .passing = mode else { return false }
-        return foreign == nil && owed.isEmpty && watched.isEmpty && held.isEmpty && !isHolding && !isLoggingOut
+        return foreign == nil && owed.isEmpty && watched.isEmpty && held.isEmpty && !isHolding
+            && !isLoggingOut
     }
 
     package var isAtRest: Bool {
@@ -160,7 +163,8 @@ package final class ISCSIRelay: StreamRelay {
                 | 1 << UInt64(ISCSIOpcode.taskManagement) | 1 << UInt64(ISCSIOpcode.logout),
             clientHoldRule: MessageHoldRule(
                 kind: ISCSIOpcode.scsiCommand, field: MessageFormat.Field(offset: 32, width: 1),
-                values: Array(Self.reservationCommands) + (watchedUnit == nil ? [] : [Self.reportUnits])),
+                values: Array(Self.reservationCommands)
+                    + (watchedUnit == nil ? [] : [Self.reportUnits])),
             clientRouting: watchedUnit.map {
                 MessageRoutingRule(kinds: 1 << UInt64(ISCSIOpcode.scsiCommand), value: $0)
             },
@@ -194,12 +198,14 @@ package final class ISCSIRelay: StreamRelay {
         difference.command = difference.nextCommand &- position.nextCommand
         difference.assignsCommands = false
         watchedUnit = unit
+        aloneSince = position.nextCommand
         foreign = nil
     }
 
     /// Gives the client's stream back: what comes from now on is numbered here again.
     func endAlone() -> [UInt8] {
         difference.nextCommand = numbers.nextCommand &+ difference.command
+        difference.endConstant(first: aloneSince, end: numbers.nextCommand)
         // What passed in the dataplane is in the client's numbers only.
         let maximum = numbers.maximumCommand &+ difference.command
         if Int32(bitPattern: maximum &- difference.maximumCommand) > 0 {
@@ -223,7 +229,9 @@ package final class ISCSIRelay: StreamRelay {
     /// Octets that the client must get before anything else: of messages that it has in part.
     var unfinishedOctets: Int {
         (log?.keptReplies ?? []).reduce(0) { sum, reply in
-            let known = reply.header.withUnsafeBytes { $0.baseAddress.flatMap(MessageFormat.iscsi.length) }
+            let known = reply.header.withUnsafeBytes {
+                $0.baseAddress.flatMap(MessageFormat.iscsi.length)
+            }
             let delivered = max(0, Int(Int32(bitPattern: position - reply.position)))
             return sum + max(0, (known ?? 0) - delivered)
         }

@@ -1,20 +1,23 @@
-import DataPlane
-import StorageProtocols
+package import DataPlane
+package import StorageProtocols
 
 /// The fields of PDU headers in which a client's leg and its server's differ.
-struct ISCSILegDifference {
+package struct ISCSILegDifference {
     /// Server's CmdSN - client's, and the same for StatSN.
-    var command: UInt32 = 0
-    var status: UInt32 = 0
+    package var command: UInt32 = 0
+    package var status: UInt32 = 0
     /// LUN fields of the one unit that the server has for the client, when they are not the same.
-    var unit: (client: UInt64, server: UInt64)?
+    package var unit: (client: UInt64, server: UInt64)?
     /// The client uses its numbers for other servers too: what goes to this one is numbered here.
-    var assignsCommands = false
+    package var assignsCommands = false
     /// CmdSN that the server expects next, and the last one that it takes; in its own numbers.
-    var nextCommand: UInt32 = 0
-    var maximumCommand: UInt32 = 0
+    package var nextCommand: UInt32 = 0
+    package var maximumCommand: UInt32 = 0
     /// What the newest commands were called on both sides, for task management: by the client's number.
-    private var renumbered: [(client: UInt32, server: UInt32)] = []
+    private var renumbered: [(client: UInt32, server: UInt32)?] = []
+    /// Numbers of the client that differed by a constant, while it used no other server, and the constant.
+    private var constant: (first: UInt32, end: UInt32, difference: UInt32)?
+    package init() {}
 
     /// Commands that an initiator may have open: what is older is not referred to.
     private static let renumberedMaximum: UInt32 = 256
@@ -22,7 +25,8 @@ struct ISCSILegDifference {
     // RFC 7143 section 4.2.2.1: requests for immediate delivery carry the number of the next command and do not
     // use it up. Data-Out and SNACK have none (sections 11.7 and 11.16).
     /// Kinds whose octets 24 to 27 are CmdSN.
-    static let commandKinds: UInt64 = ~(1 << UInt64(ISCSIOpcode.dataOut) | 1 << UInt64(ISCSIOpcode.snack))
+    static let commandKinds: UInt64 =
+        ~(1 << UInt64(ISCSIOpcode.dataOut) | 1 << UInt64(ISCSIOpcode.snack))
     /// Kinds whose LUN names a unit, from the client and from the server. A NOP's says whose question it answers
     /// (section 11.18.3), and is told back as it came.
     static let clientUnitKinds: UInt64 =
@@ -36,40 +40,41 @@ struct ISCSILegDifference {
     }
 
     /// Another server counts from here on.
-    mutating func begin(nextCommand: UInt32) {
+    package mutating func begin(nextCommand: UInt32) {
         self.nextCommand = nextCommand
         command = 0
         renumbered = []
+        constant = nil
     }
 
     /// A command that goes to the server now takes the next number.
-    mutating func assign(_ header: [UInt8]) {
+    package mutating func assign(_ header: [UInt8]) {
         guard assignsCommands, Self.holds(Self.commandKinds, header[0]) else { return }
         let number = header.field32(24)
         command = nextCommand &- number
         guard header[0] & 0x40 == 0 else { return }
         let place = Int(number % Self.renumberedMaximum)
         if renumbered.isEmpty {
-            renumbered = Array(repeating: (0, 0), count: Int(Self.renumberedMaximum))
+            renumbered = Array(repeating: nil, count: Int(Self.renumberedMaximum))
         }
         renumbered[place] = (number, nextCommand)
         nextCommand &+= 1
     }
 
     /// No command can be sent before the server has made room.
-    var isWindowFull: Bool {
+    package var isWindowFull: Bool {
         assignsCommands && Int32(bitPattern: maximumCommand &- nextCommand) < 0
     }
 
     /// The window, as a PDU of the server has it.
-    mutating func noteWindow(_ header: [UInt8]) {
+    package mutating func noteWindow(_ header: [UInt8]) {
         let maximum = header.field32(32)
         if Int32(bitPattern: maximum &- maximumCommand) > 0 { maximumCommand = maximum }
     }
 
     /// A PDU of the client with the server's numbers, for a recovery: those that it gives out itself, and the unit,
     /// are still the client's.
-    mutating func numbered(_ pdu: ISCSIPDU) -> ISCSIPDU {
+    package mutating func numbered(_ pdu: ISCSIPDU) -> ISCSIPDU {
         assign(pdu.header)
         var numbered = pdu
         if Self.holds(Self.commandKinds, pdu.opcode) { numbered.commandSequence &+= command }
@@ -80,11 +85,13 @@ struct ISCSILegDifference {
         return numbered
     }
 
-    func toServer(_ header: inout [UInt8]) {
+    package func toServer(_ header: inout [UInt8]) {
         let opcode = header[0] & 0x3f
         if Self.holds(Self.commandKinds, opcode) { header.add(command, at: 24) }
         header.add(status, at: 28)
-        if opcode == ISCSIOpcode.taskManagement { header.set(reference(header.field32(32)), at: 32) }
+        if opcode == ISCSIOpcode.taskManagement {
+            header.set(reference(header.field32(32)), at: 32)
+        }
         if let unit, Self.holds(Self.clientUnitKinds, opcode), header.unit == unit.client {
             header.unit = unit.server
         }
@@ -94,12 +101,23 @@ struct ISCSILegDifference {
     private func reference(_ number: UInt32) -> UInt32 { known(number) ?? number &+ command }
 
     private func known(_ number: UInt32) -> UInt32? {
-        guard !renumbered.isEmpty else { return nil }
-        let entry = renumbered[Int(number % Self.renumberedMaximum)]
-        return entry.client == number ? entry.server : nil
+        if !renumbered.isEmpty, let entry = renumbered[Int(number % Self.renumberedMaximum)],
+            entry.client == number
+        {
+            return entry.server
+        }
+        guard let constant, number &- constant.first < constant.end &- constant.first else {
+            return nil
+        }
+        return number &+ constant.difference
     }
 
-    func toClient(_ header: inout [UInt8]) {
+    /// From `first` on the client's numbers, up to `end`, had one difference.
+    mutating func endConstant(first: UInt32, end: UInt32) {
+        constant = (first, end, command)
+    }
+
+    package func toClient(_ header: inout [UInt8]) {
         header.add(0 &- status, at: 24)
         if command != 0 {
             header.add(0 &- command, at: 28)
@@ -108,13 +126,13 @@ struct ISCSILegDifference {
         unitToClient(&header)
     }
 
-    func unitToServer(_ header: inout [UInt8]) {
+    package func unitToServer(_ header: inout [UInt8]) {
         if let unit, Self.holds(Self.clientUnitKinds, header[0]), header.unit == unit.client {
             header.unit = unit.server
         }
     }
 
-    func unitToClient(_ header: inout [UInt8]) {
+    package func unitToClient(_ header: inout [UInt8]) {
         if let unit, Self.holds(Self.serverUnitKinds, header[0]), header.unit == unit.server {
             header.unit = unit.client
         }
@@ -137,14 +155,14 @@ struct ISCSILegDifference {
             field: MessageFormat.Field(offset: 8, width: 8), operation: .set(unit), kinds: kinds)
     }
 
-    var clientEdits: [MessageEdit] {
+    package var clientEdits: [MessageEdit] {
         [
             Self.edit(24, command, kinds: Self.commandKinds), Self.edit(28, status),
             unit.map { Self.edit(unit: $0.server, kinds: Self.clientUnitKinds) },
         ].compactMap { $0 }
     }
 
-    var serverEdits: [MessageEdit] {
+    package var serverEdits: [MessageEdit] {
         [
             Self.edit(24, 0 &- status), Self.edit(28, 0 &- command), Self.edit(32, 0 &- command),
             unit.map { Self.edit(unit: $0.client, kinds: Self.serverUnitKinds) },

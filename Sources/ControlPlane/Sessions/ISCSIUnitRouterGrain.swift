@@ -75,7 +75,8 @@ extension ISCSIUnitRouter {
         else { return }
         let nexus = unit.nexus
         // Without a log nobody would know, back here, what is open.
-        guard nexus.log != nil, nexus.redirect.state == .relaying, !nexus.redirect.isLeaving, nexus.relay.isSettled,
+        guard nexus.log != nil, nexus.redirect.state == .relaying, !nexus.redirect.isLeaving,
+            nexus.relay.isSettled,
             nexus.redirect.output.toServer.isEmpty,
             nexus.redirect.server.map({
                 $0.usesTimestamps == client.usesTimestamps && $0.usesSACK == client.usesSACK
@@ -156,7 +157,8 @@ extension ISCSIUnitRouter {
         let header =
             redirect.state == .clientOnly
             ? nexus.relay.takeCutHeader() : nexus.relay.takeHeaderPart()
-        let cut = redirect.state == .clientOnly ? nexus.relay.cutRemaining : nexus.relay.clientRemaining
+        let cut =
+            redirect.state == .clientOnly ? nexus.relay.cutRemaining : nexus.relay.clientRemaining
         let numbers = nexus.relay.numbers
         let waiting = header + nexus.relay.endAlone()
         let leg = redirect.releaseClient { [weak self] in self?.outputReady() }

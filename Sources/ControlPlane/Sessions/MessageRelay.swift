@@ -326,7 +326,9 @@ final class MessageRelay {
     }
 
     /// True: the first `count` octets have gone.
-    private func sendPart(of buffer: inout OutboundBuffer, _ count: Int) throws(SystemCallError) -> Bool {
+    private func sendPart(of buffer: inout OutboundBuffer, _ count: Int) throws(SystemCallError)
+        -> Bool
+    {
         var left = count
         while left > 0 {
             var taken = 0

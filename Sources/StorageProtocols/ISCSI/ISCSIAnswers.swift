@@ -14,7 +14,7 @@ extension ISCSIPDU {
         self.init(opcode: ISCSIOpcode.scsiResponse, flags: 0x80)
         self[3] = status
         initiatorTaskTag = command.field32(16)
-        setResidual(moved: 0, expected: Int(command.field32(20)), isRead: true)
+        setResidual(moved: 0, expected: Int(command.field32(20)))
     }
 
     /// Data-In PDUs with GOOD status in the last one (RFC 7143 section 11.7), or a SCSI Response when the command
@@ -25,7 +25,7 @@ extension ISCSIPDU {
         let sent = Array(data.prefix(expected))
         guard !sent.isEmpty else {
             var answer = ISCSIPDU(status: 0, to: command)
-            answer.setResidual(moved: data.count, expected: expected, isRead: true)
+            answer.setResidual(moved: data.count, expected: expected)
             return [answer]
         }
         var result: [ISCSIPDU] = []
@@ -39,7 +39,7 @@ extension ISCSIPDU {
             pdu.targetTransferTag = reservedTag
             pdu.setField32(UInt32(result.count), 36)
             pdu.setField32(UInt32(offset), 40)
-            if isLast { pdu.setResidual(moved: data.count, expected: expected, isRead: true) }
+            if isLast { pdu.setResidual(moved: data.count, expected: expected) }
             pdu.data = part
             result.append(pdu)
             offset += part.count
@@ -49,7 +49,7 @@ extension ISCSIPDU {
 
     /// Residual count with its flag (RFC 7143 section 11.4.5): O when more would have come than was expected, U when
     /// less did.
-    private mutating func setResidual(moved: Int, expected: Int, isRead: Bool) {
+    private mutating func setResidual(moved: Int, expected: Int) {
         flags &= ~0x06
         if moved > expected { flags |= 0x04 } else if moved < expected { flags |= 0x02 }
         setField32(UInt32(clamping: abs(moved - expected)), 44)

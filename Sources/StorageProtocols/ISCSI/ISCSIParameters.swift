@@ -113,9 +113,11 @@ public struct ISCSIServerParameters: Equatable, Sendable {
         for (_, rule) in ISCSIParameters.rules {
             switch rule {
             case .minimum(let path, _):
-                result.limits[keyPath: path] = min(limits[keyPath: path], other.limits[keyPath: path])
+                result.limits[keyPath: path] = min(
+                    limits[keyPath: path], other.limits[keyPath: path])
             case .maximum(let path, _):
-                result.limits[keyPath: path] = max(limits[keyPath: path], other.limits[keyPath: path])
+                result.limits[keyPath: path] = max(
+                    limits[keyPath: path], other.limits[keyPath: path])
             case .and(let path):
                 result.limits[keyPath: path] = limits[keyPath: path] && other.limits[keyPath: path]
             case .or(let path):
