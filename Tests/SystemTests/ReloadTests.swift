@@ -161,13 +161,9 @@ extension SystemTests {
             let original = try lab.configurationInUse()
             let session = try open(lab, target: "iqn.2026-01.lab.dsr:r3")
             try lab.configure(
-                original
-                    + """
-
-                    iscsi: {authentication: chap}
-                    credentials: [{user: late, secret: late-secret-12}]
-
-                    """)
+                original.replacingOccurrences(
+                    of: "iscsi: {", with: "iscsi: {authentication: chap, ")
+                    + "\ncredentials: [{user: late, secret: late-secret-12}]\n")
             try #require(try await lab.control(["reload"]).status == 0)
             let refused = try await lab.attempt("client1", ["iscsi-inq", lab.url("r3")])
             #expect(refused.status != 0)
