@@ -161,7 +161,7 @@ final class MessageRelay {
         for _ in 0..<64 {
             guard descriptor >= 0, closing == nil, own.count < Self.ownMaximum else { return }
             do throws(SystemCallError) {
-                switch try Socket.receive(descriptor, into: engine.scratch) {
+                switch try Socket.receive(descriptor, into: engine.relayScratch) {
                 case .wouldBlock: return
                 case .end: return end("closed by the client", reset: false)
                 case .bytes(let count):

@@ -267,7 +267,7 @@ final class Redirect {
         if isWanted, !isEOF[side.index] {
             let input: Socket.Received
             do throws(SystemCallError) {
-                input = try Socket.receive(from.descriptor, into: engine.scratch)
+                input = try Socket.receive(from.descriptor, into: engine.relayScratch)
             } catch {
                 throw LegFailure(side: side, error: error)
             }

@@ -47,6 +47,10 @@ final class SessionEngine {
     let ports = PortAllocator()
     /// Receive buffer shared by all sessions of the thread.
     let scratch: UnsafeMutableRawBufferPointer
+    /// Of it, what is relayed in one piece: it is looked at, copied and sent while it is in the processor's cache.
+    var relayScratch: UnsafeMutableRawBufferPointer {
+        UnsafeMutableRawBufferPointer(rebasing: scratch[..<(64 << 10)])
+    }
     let relayBufferMaximum = 256 << 10
     /// A drain that lasts longer gives up, ns.
     var drainMaximum: UInt64 { environment.drainMaximum }
