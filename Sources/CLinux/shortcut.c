@@ -55,8 +55,8 @@ static void leave_if(struct program *p, struct bpf_insn jump) {
     add(p, jump);
 }
 
-// Below the frame pointer: the packet's begin, and the key.
-enum { HEADER = -64, KEY = -104 };
+// Below the frame pointer: the packet's begin, so that words behind the Ethernet header are aligned, and the key.
+enum { HEADER = -62, KEY = -104 };
 
 static void load_header(struct program *p, int length) {
     add(p, MOV(BPF_REG_1, BPF_REG_6));
