@@ -461,7 +461,7 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
     /// Resources have come or gone.
     func unitsChanged() {
         // Where the session is alone with a unit nobody would tell it.
-        takeClientBack()
+        guard alone == nil else { return takeClientBack { [weak self] in self?.unitsChanged() } }
         inventory.change(to: Set(portal.units(for: login.user).keys))
         for (number, unit) in units where !inventory.units.contains(number) {
             unit.nexus.end("the unit has gone", reset: true)

@@ -10,6 +10,8 @@ struct GrainChange {
     var changedAt: UInt64 = 0
     var isWanted = false
     var timer: EventLoop.Timer?
+    /// What waits for the session to be back.
+    var afterwards: [() -> Void] = []
     /// Why the session is where it is, for people.
     var reason = "it was not used yet"
 
@@ -109,7 +111,6 @@ extension ISCSIUnitRouter {
         alone = number
         grain.changedAt = engine.loop.now
         grain.reason = "only unit \(number) is in use"
-        engine.changed(nexus.redirect)
         nexus.redirect.setWantsSplice(true)
         nexus.redirect.pump()
     }
@@ -136,6 +137,11 @@ extension ISCSIUnitRouter {
 
     /// The relay gets the client's connection back: at once where it is a kernel socket, else as soon as it is.
     func takeClientBack(_ then: @escaping () -> Void = {}) {
+        grain.afterwards.append(then)
+        comeBack()
+    }
+
+    private func comeBack() {
         guard let alone, let unit = units[alone], !isOver else { return }
         let redirect = unit.nexus.redirect
         switch redirect.state {
@@ -144,8 +150,7 @@ extension ISCSIUnitRouter {
             if redirect.wantsSplice { redirect.setWantsSplice(false) }
             grain.timer?.cancel()
             grain.timer = engine.loop.schedule(after: 1_000_000) { [weak self] in
-                guard let self, self.alone != nil else { return then() }
-                takeClientBack(then)
+                self?.comeBack()
             }
             return
         case .connecting, .ended: return
@@ -180,8 +185,9 @@ extension ISCSIUnitRouter {
             unfinished: (number, unfinished))
         shorten()
         watchGrain()
-        if let session = engine.sessions[id] { engine.onEvent(.changed(session.summary)) }
-        then()
+        let steps = grain.afterwards
+        grain.afterwards = []
+        for step in steps { step() }
     }
 
     /// What the unit has open now.
