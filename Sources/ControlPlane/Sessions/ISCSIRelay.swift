@@ -77,6 +77,8 @@ package final class ISCSIRelay: StreamRelay {
     private var aloneSince: UInt32 = 0
     /// Octets of the client's message that was cut by the end of the server leg.
     var cutRemaining: UInt32 = 0
+    /// The header of that message, when it will be told anew as a whole.
+    var cutHeader: [UInt8]?
     /// Called when the server login is decided, before anything of the backlog goes out.
     package var onLogin: (LoginOutcome) -> Void = { _ in }
     /// A held session has nothing open any more.

@@ -107,6 +107,7 @@ extension ISCSIRelay {
     private func takeClientPart(remaining: UInt32) {
         clientReader.clear()
         clientSkip = 0
+        cutHeader = nil
         if let gathered = directions[0].gathered {
             clientReader.append(gathered)
             return
@@ -114,6 +115,7 @@ extension ISCSIRelay {
         guard remaining > 0 else { return }
         if let part = log?.takeCurrent() {
             clientReader.append(part)
+            cutHeader = Array(part.prefix(ISCSIPDU.headerLength))
             // A command that will be told anew has not been counted.
             if part[0] & 0x3f != ISCSIOpcode.dataOut, part[0] & 0x40 == 0 {
                 numbers.nextCommand = part.field32(24)

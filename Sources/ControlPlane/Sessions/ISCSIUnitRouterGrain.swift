@@ -175,6 +175,14 @@ extension ISCSIUnitRouter {
         unit.nextStatus = numbers.nextStatus
         unit.unacknowledged = []
         takeTasks(of: unit, number)
+        // A command that was cut in two is not in the log any more, nor counted: its rest is on its way here.
+        if redirect.state == .clientOnly, cut > 0, let command = nexus.relay.cutHeader,
+            command[0] & 0x3f == ISCSIOpcode.scsiCommand
+        {
+            tasks[command.field32(16)] = Task(unit: number, header: command)
+            unit.open += 1
+            if command[0] & 0x40 == 0 { expectedCommand = command.field32(24) &+ 1 }
+        }
         let now = engine.loop.now
         grain.cameBack(at: now)
         grain.reason = "several units are in use"
