@@ -57,3 +57,20 @@ servers:
 log: {level: info}
 CONFIG
 }
+haproxy_configuration() { # PORT [OPTION...]: mode tcp, from the virtual address to the only server
+    cat <<CONFIG
+global
+    nbthread 1
+    maxconn 4096
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+$([ $# -gt 1 ] && printf '    option %s\n' "${@:2}")
+listen l
+    bind 10.10.0.100:$1
+    source 10.20.0.1
+    server s 10.20.0.11:$1
+CONFIG
+}

@@ -27,20 +27,7 @@ done
 for port in c0 s1 s2 s3; do run dsr-switch sysctl -qw net.ipv6.conf.$port.disable_ipv6=1; done
 ip -n "$PREFIX-haproxy-switch" addr add 10.10.0.100/24 dev c0
 ip -n "$PREFIX-haproxy-switch" addr add 10.20.0.1/24 dev s1
-cat >"$WORK/haproxy.cfg" <<CONFIG
-global
-    nbthread 1
-    maxconn 4096
-defaults
-    mode tcp
-    timeout connect 5s
-    timeout client 60s
-    timeout server 60s
-listen l
-    bind 10.10.0.100:3260
-    source 10.20.0.1
-    server s 10.20.0.11:3260
-CONFIG
+haproxy_configuration 3260 >"$WORK/haproxy.cfg"
 # A machine that is busy with the benchmark is no evidence against a server.
 cat >"$WORK/dsr.yaml" <<CONFIG
 ports:

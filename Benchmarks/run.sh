@@ -39,22 +39,7 @@ table ip n {
     chain post { type nat hook postrouting priority srcnat; oifname "s1" snat to 10.20.0.1; }
 }
 RULES
-cat >"$WORK/haproxy.cfg" <<CONFIG
-global
-    nbthread 1
-    maxconn 4096
-defaults
-    mode tcp
-    timeout connect 5s
-    timeout client 60s
-    timeout server 60s
-    option splice-request
-    option splice-response
-listen l
-    bind 10.10.0.100:$PORT
-    source 10.20.0.1
-    server s 10.20.0.11:$PORT
-CONFIG
+haproxy_configuration "$PORT" splice-request splice-response >"$WORK/haproxy.cfg"
 for peer in haproxy ha-reno; do
     ip netns exec bench-$peer-switch haproxy -db -q -f "$WORK/haproxy.cfg" & PIDS+=($!)
 done

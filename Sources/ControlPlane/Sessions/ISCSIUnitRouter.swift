@@ -103,14 +103,13 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
         guard !isOver, alone == nil, let owner = engine.shortcut else { return }
         if let shortcut {
             shortcut.update(engine.port(of: client.remote.address, side: .client))
-            for unit in units.values { unit.nexus.redirect.shorten() }
         } else {
             shortcut = owner.flow(
                 local: client.local, remote: client.remote, domain: engine.clientDomain)
             let snapshot = engine.dataplane.call { [id] in $0.spliceSnapshot(id) } ?? nil
             shortcut?.update(snapshot.flatMap { $0.client.port == 0 ? nil : $0.client.port })
-            for unit in units.values { unit.nexus.redirect.shorten() }
         }
+        for unit in units.values { unit.nexus.redirect.shorten() }
         shortcutTimer = engine.loop.schedule(after: Self.shortcutInterval) { [weak self] in
             self?.shorten()
         }
@@ -293,8 +292,12 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
     }
 
     private func answer(_ pdu: ISCSIPDU, _ response: UInt8) {
+        answer(management: pdu.initiatorTaskTag, response)
+    }
+
+    private func answer(management tag: UInt32, _ response: UInt8) {
         var answer = ISCSIPDU(opcode: ISCSIOpcode.taskManagementResponse, flags: 0x80)
-        answer.initiatorTaskTag = pdu.initiatorTaskTag
+        answer.initiatorTaskTag = tag
         answer[2] = response
         say(answer)
     }
@@ -428,11 +431,7 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
     }
 
     private func reject(_ header: [UInt8], _ reason: ISCSIRejectReason) {
-        var answer = ISCSIPDU(opcode: ISCSIOpcode.reject, flags: 0x80)
-        answer[2] = reason.rawValue
-        answer.initiatorTaskTag = ISCSIPDU.reservedTag
-        answer.data = header
-        say(answer)
+        say(ISCSIPDU(rejecting: header, reason))
     }
 
     // MARK: Units
@@ -510,10 +509,7 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
             }
             tasks[tag] = nil
             if task.opcode == ISCSIOpcode.taskManagement {
-                var answer = ISCSIPDU(opcode: ISCSIOpcode.taskManagementResponse, flags: 0x80)
-                answer.initiatorTaskTag = tag
-                answer[2] = 0xff
-                say(answer)
+                answer(management: tag, 0xff)
             } else {
                 say(ISCSIPDU(sense: sense, to: task.header))
             }

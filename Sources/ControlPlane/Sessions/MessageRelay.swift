@@ -78,8 +78,6 @@ final class MessageRelay {
     private var orphaned = OutboundBuffer()
     private var isSending = false
     private var isBlocked = false
-    private(set) var relayedFromClient: UInt64 = 0
-    private(set) var relayedToClient: UInt64 = 0
 
     /// Octets that one destination may send before it is another's turn.
     private static let runMaximum = 256 << 10
@@ -175,7 +173,6 @@ final class MessageRelay {
     }
 
     private func receive(_ bytes: UnsafeRawBufferPointer) {
-        relayedFromClient += UInt64(bytes.count)
         isCutting = true
         do throws(RelayError) {
             defer { isCutting = false }
@@ -337,7 +334,6 @@ final class MessageRelay {
                     descriptor, UnsafeRawBufferPointer(rebasing: bytes[..<left]))
                 return taken
             }
-            relayedToClient += UInt64(taken)
             left -= taken
             guard taken > 0 else {
                 isBlocked = true

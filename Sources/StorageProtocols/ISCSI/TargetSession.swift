@@ -114,10 +114,14 @@ extension ISCSIPDU {
     /// A Reject with the header of what is rejected (RFC 7143 section 11.17); sequence numbers are the
     /// caller's.
     public init(rejecting pdu: ISCSIPDU, _ reason: ISCSIRejectReason) {
+        self.init(rejecting: pdu.header, reason)
+    }
+
+    public init(rejecting header: [UInt8], _ reason: ISCSIRejectReason) {
         self.init(opcode: ISCSIOpcode.reject, flags: 0x80)
         self[2] = reason.rawValue
         initiatorTaskTag = Self.reservedTag
-        data = pdu.header
+        data = header
     }
 }
 
