@@ -1,5 +1,5 @@
 #!/bin/bash
-# Runs the tests that were built, and says at the end how many were left out, and why.
+# Runs the tests that were built, and says at the end which failed, how many were left out, and why.
 #   usage: test.sh [OPTIONS OF swift test]...
 set -uo pipefail
 log=$(mktemp)
@@ -17,4 +17,9 @@ END {
     print "make test: " skipped + 0 " tests skipped"
     for (reason in count) print "  " count[reason] ": " reason
 }' "$log"
+# What failed once more, where nobody has to look for it in thousands of lines.
+if [ "$status" -ne 0 ]; then
+    echo "make test: failed:"
+    grep -aE 'recorded an issue' "$log" | cut -c1-600
+fi
 exit "$status"

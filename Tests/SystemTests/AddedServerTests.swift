@@ -83,8 +83,10 @@ extension SystemTests {
             let after = try await lab.assignment()
             let arrived = after.filter { $0.value == server }.keys.sorted()
             #expect(arrived.count == 2, "\(after), plan \(plan)")
-            #expect(after.allSatisfy { $0.value == server || before[$0.key] == $0.value })
-            #expect(Set(arrived.compactMap { before[$0] }).count == 2, "one of each: \(after)")
+            // Two each. Loads are measured, not even: an exchange among the others may be the better plan.
+            for name in ["server1", "server2", server] {
+                #expect(after.filter { $0.value == name }.count == 2, "\(after), plan \(plan)")
+            }
             #expect(try await eventuallySessionsFollow(lab))
             // The new one does its share of the work now.
             let isEven = try await eventually(within: 8) {
