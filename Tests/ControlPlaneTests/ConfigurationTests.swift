@@ -395,6 +395,20 @@ private let head = """
                     + "\"16384\""
             ]
         ),
+        (
+            [", unit: 0", ", unit: 16384"], "{ all_units_target: iqn.2026-01.test:all }",
+            [
+                "line 11, column 79: resources[1].unit: must be a number from 0 to 16383, not "
+                    + "\"16384\""
+            ]
+        ),
+        (
+            [", unit: -1"], "{ listen: { port: 3260 } }",
+            [
+                "line 10, column 79: resources[0].unit: must be a number from 0 to 16383, not "
+                    + "\"-1\""
+            ]
+        ),
     ]
 
     @Test(arguments: wrongUnits)

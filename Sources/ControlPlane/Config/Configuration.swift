@@ -41,6 +41,8 @@ public struct Configuration: Sendable {
     public var usesShortcut = true
     public var servers: [Server] = []
     public var resources: [Resource] = []
+    /// Logical units of `iscsi.allUnitsTarget` that are made of several resources.
+    public var volumes: [VolumeDefinition] = []
     public var credentials: [Credential] = []
     public var iscsi = ISCSI()
     public var services: [Service] = []

@@ -67,7 +67,7 @@ private struct ConfigurationBuilder {
             keys: [
                 "ports", "cpu", "servers", "resources", "iscsi", "credentials", "services",
                 "rules", "limits", "control", "log", "health", "balance", "agents",
-                "announced_resources",
+                "announced_resources", "volumes",
             ], required: ["ports", "cpu"])
         let cpu = reader.mapping(
             top["cpu"], "cpu", keys: ["client", "storage", "shortcut"],
@@ -85,8 +85,12 @@ private struct ConfigurationBuilder {
             resource($0.node, $0.field, servers: result.servers.map(\.name))
         }
         result.iscsi = iscsi(top["iscsi"])
+        result.volumes = reader.volumes(
+            top["volumes"], resources: result.resources,
+            hasAllUnitsTarget: result.iscsi.allUnitsTarget != nil)
+        let usable = result.resources.map(\.name) + result.volumes.map(\.name)
         result.credentials = reader.sequence(top["credentials"], "credentials").map {
-            credential($0.node, $0.field, resources: result.resources.map(\.name))
+            credential($0.node, $0.field, usable: usable)
         }
         result.services = reader.sequence(top["services"], "services").map {
             service($0.node, $0.field, servers: result.servers.map(\.name))
@@ -296,9 +300,8 @@ private struct ConfigurationBuilder {
             target: reader.string(values["target"], "\(field).target"), servers: names,
             assigned: assigned,
             serving: reader.choice(values["serve"], "\(field).serve", default: .one),
-            unit: values["unit"].map {
-                reader.integer($0, "\(field).unit", in: 0...SCSIUnitNumber.maximum, default: 0)
-            })
+            unit: reader.integer(
+                values["unit"], "\(field).unit", in: 0...SCSIUnitNumber.maximum))
     }
 
     private enum Shortcut: String, CaseIterable { case auto, off }
@@ -322,16 +325,17 @@ private struct ConfigurationBuilder {
         return result
     }
 
-    private func credential(_ node: Node, _ field: String, resources: [String]) -> Credential {
+    /// - Parameter usable: names of resources and volumes.
+    private func credential(_ node: Node, _ field: String, usable: [String]) -> Credential {
         let values = reader.mapping(
             node, field, keys: ["user", "secret", "mutual", "resources"])
         let names = values["resources"].map { list in
             reader.sequence(list, "\(field).resources").map { reader.string($0.node, $0.field) }
         }
-        for (index, name) in (names ?? []).enumerated() where !resources.contains(name) {
+        for (index, name) in (names ?? []).enumerated() where !usable.contains(name) {
             reader.fail(
                 values["resources"]?.sequence?[index], "\(field).resources[\(index)]",
-                "there is no resource \(name)")
+                "there is no resource or volume \(name)")
         }
         return Credential(
             login: chap(node, field, keys: ["user", "secret", "mutual", "resources"]),
@@ -391,9 +395,12 @@ private struct ConfigurationBuilder {
     }
 
     private func checkUnits(_ top: [String: Node], _ result: Configuration) {
+        let target = result.iscsi.allUnitsTarget
+        // A number that is wrong counts too: that was told already.
+        var hasUnits = !result.volumes.isEmpty
         for (index, resource) in result.resources.enumerated() {
             let node = top["resources"]?.sequence?[index]
-            let target = result.iscsi.allUnitsTarget
+            if node?.mapping?["unit"] != nil { hasUnits = true }
             if target?.lowercased() == resource.target.lowercased() {
                 reader.fail(
                     node, "resources[\(index)].target",
@@ -409,7 +416,7 @@ private struct ConfigurationBuilder {
                     node, "resources[\(index)].unit", "\(unit) is taken by \(earlier.name)")
             }
         }
-        if result.iscsi.allUnitsTarget != nil, result.resources.allSatisfy({ $0.unit == nil }) {
+        if target != nil, !hasUnits {
             reader.fail(
                 top["iscsi"], "iscsi.all_units_target", "no resource has a unit number")
         }

@@ -63,13 +63,18 @@ final class ConfigurationReader {
     func integer(
         _ node: Node?, _ field: String, in range: ClosedRange<Int>, default fallback: Int
     ) -> Int {
-        guard let node else { return fallback }
+        integer(node, field, in: range) ?? fallback
+    }
+
+    /// Nil: there is none, or it is wrong.
+    func integer(_ node: Node?, _ field: String, in range: ClosedRange<Int>) -> Int? {
+        guard let node else { return nil }
         guard let text = node.scalar?.string, let value = Int(text), range.contains(value) else {
             fail(
                 node, field,
                 "must be a number from \(range.lowerBound) to \(range.upperBound), not "
                     + "\"\(node.scalar?.string ?? "?")\"")
-            return fallback
+            return nil
         }
         return value
     }

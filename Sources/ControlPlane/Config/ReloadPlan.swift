@@ -42,6 +42,13 @@ package struct ReloadPlan: Sendable, Equatable {
         if old.iscsi.port != new.iscsi.port {
             needsRestart.append("iscsi.listen.port: \(old.iscsi.port) to \(new.iscsi.port)")
         }
+        for name in Self.names(old.volumes.map(\.name), new.volumes.map(\.name)) {
+            let before = old.volumes.first { $0.name == name }
+            let after = new.volumes.first { $0.name == name }
+            if let verb = Self.verb(before, after) {
+                needsRestart.append("volume \(name): \(verb)")
+            }
+        }
         if old.agents?.port != new.agents?.port {
             let ports = [old.agents, new.agents].map { $0.map { "\($0.port)" } ?? "none" }
             needsRestart.append("agents.port: \(ports[0]) to \(ports[1])")

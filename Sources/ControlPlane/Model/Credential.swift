@@ -42,7 +42,7 @@ extension CHAPCredential.Mutual: CustomStringConvertible, CustomDebugStringConve
 public struct Credential: Hashable, Sendable {
     /// Secret of the initiator; `mutual` is what the switch answers with.
     public var login: CHAPCredential
-    /// Names of resources; nil: all of them.
+    /// Names of resources and volumes; nil: all of them. A volume's name stands for all that is in it.
     public var resources: Set<String>?
 
     public init(login: CHAPCredential, resources: Set<String>? = nil) {

@@ -95,6 +95,14 @@ package final class EventLog: Sendable {
             model.details["from"] = from
             model.details["reason"] = reason.isEmpty ? "left in order" : reason
             model.details["duration_us"] = "\(duration / 1_000)"
+        case .volume(let name, let member, let isOut, let detail):
+            model.kind = isOut ? "volume_member_out" : "volume_member_in_service"
+            model.resource = member
+            model.details["volume"] = name
+            model.message =
+                isOut
+                ? "volume \(name): \(member) leaves service: \(detail)"
+                : "volume \(name): \(member) is in service again"
         case .login(let session, let isAccepted, let detail):
             model.kind = isAccepted ? "login_accepted" : "login_refused"
             model.session = UInt64(session.id)

@@ -33,10 +33,20 @@ final class ISCSIPortal {
         servers = Self.byName(configuration.servers)
         settings = Settings(configuration)
         port = configuration.iscsi.port
+        definitions = configuration.volumes
         logMaximum = configuration.limits.requestLogBytes
         logBudget = RequestLogBudget(maximum: configuration.limits.requestLogTotalBytes)
         self.engine = engine
+        volumes = definitions.map { definition in
+            Volume(
+                definition, resources: definition.members.compactMap { resources[$0] },
+                engine: engine, portal: self)
+        }
     }
+
+    /// Units that are made of several resources.
+    private(set) var volumes: [Volume] = []
+    private let definitions: [VolumeDefinition]
 
     /// What a reload may change, as the configuration has it.
     private struct Settings {
@@ -122,12 +132,14 @@ final class ISCSIPortal {
         if isAllUnitsTarget(target) {
             var policy = policy(
                 settings.users.filter { user in
-                    unitResources.contains { user.allows(resource: $0.name) }
+                    unitNames.contains { user.allows(resource: $0.name) }
                 }, server: sharedParameters)
             policy.commandWindow = Self.allUnitsWindow
             return policy
         }
-        guard let resource = resources.resource(target: target) else { return nil }
+        guard let resource = resources.resource(target: target), !isMember(resource.name) else {
+            return nil
+        }
         return policy(
             settings.users.filter { $0.allows(resource: resource.name) },
             server: parameters(of: resource))
@@ -144,12 +156,62 @@ final class ISCSIPortal {
 
     private var unitResources: [Resource] { resources.all.filter { $0.unit != nil } }
 
+    /// What has a unit number: resources, and volumes.
+    private var unitNames: [(name: String, number: Int)] {
+        unitResources.map { ($0.name, $0.unit ?? 0) } + definitions.map { ($0.name, $0.unit) }
+    }
+
+    /// It is reached through its volume only.
+    private func isMember(_ resource: String) -> Bool {
+        definitions.contains { $0.members.contains(resource) }
+    }
+
+    /// What serves a unit.
+    enum UnitSource {
+        case resource(Resource)
+        case volume(Volume)
+    }
+
     /// Units that a user may use, by number.
-    func units(for user: String?) -> [Int: Resource] {
+    func units(for user: String?) -> [Int: UnitSource] {
         guard settings.allUnitsTarget != nil else { return [:] }
-        let allowed = unitResources.filter { credentials.mayUse(user: user, resource: $0.name) }
-        return Dictionary(
-            allowed.map { ($0.unit ?? 0, $0) }, uniquingKeysWith: { first, _ in first })
+        var result: [Int: UnitSource] = [:]
+        for resource in unitResources
+        where credentials.mayUse(user: user, resource: resource.name) {
+            result[resource.unit ?? 0] = .resource(resource)
+        }
+        for volume in volumes
+        where credentials.mayUse(user: user, resource: volume.definition.name) {
+            result[volume.definition.unit] = .volume(volume)
+        }
+        return result
+    }
+
+    /// How the switch logs in on its own account, to look after a volume.
+    func ownLogin(_ resource: Resource) -> ISCSILoginResult {
+        var login = ISCSILoginResult()
+        login.targetName = resource.target
+        login.initiatorMaxReceive = 262_144
+        if let known = parameters(of: resource)?.limits {
+            var wanted = ISCSIParameters()
+            wanted.immediateData = known.immediateData
+            wanted.maxBurstLength = min(wanted.maxBurstLength, known.maxBurstLength)
+            wanted.firstBurstLength = min(wanted.firstBurstLength, known.firstBurstLength)
+            wanted.defaultTime2Wait = known.defaultTime2Wait
+            wanted.defaultTime2Retain = known.defaultTime2Retain
+            login.parameters = wanted
+        }
+        return login
+    }
+
+    /// What connections of the switch's own are like; there is no client.
+    var ownLeg: Leg {
+        let address =
+            servers.values.lazy.compactMap(\.addresses.first).first ?? IPAddress(v4: 0)
+        let socket = SocketAddress(address: address, port: 0)
+        var leg = Leg(descriptor: -1, local: socket, remote: socket)
+        leg.remoteScale = 7
+        return leg
     }
 
     /// The eight octets that address a resource's unit at its servers: its first one. Nil: nobody has asked a
@@ -160,7 +222,8 @@ final class ISCSIPortal {
 
     /// What every server of every unit takes, as far as they are known; nil: none is.
     private var sharedParameters: ISCSIServerParameters? {
-        let all = unitResources.compactMap(parameters(of:))
+        let all = resources.all.filter { $0.unit != nil || isMember($0.name) }
+            .compactMap(parameters(of:))
         return all.dropFirst().reduce(all.first) { $0?.common(with: $1) }
     }
 
@@ -227,7 +290,8 @@ final class ISCSIPortal {
     /// SendTargets answers of a session: every resource, at the address that the client came to.
     func discovery(for leg: Leg, user: String?) -> ISCSIDiscovery {
         let address = SocketAddress(address: leg.local.address, port: leg.local.port).description
-        var names = resources.all.filter { credentials.mayUse(user: user, resource: $0.name) }
+        var names = resources.all
+            .filter { credentials.mayUse(user: user, resource: $0.name) && !isMember($0.name) }
             .map(\.target)
         if let target = settings.allUnitsTarget, !units(for: user).isEmpty { names.append(target) }
         return ISCSIDiscovery(

@@ -17,8 +17,10 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
 
     /// A unit that the session has used.
     final class Unit {
-        let nexus: ISCSINexus
-        let port: NexusPort
+        /// Nil: it is a volume.
+        let nexus: ISCSINexus?
+        let volume: VolumeUnit?
+        let port: any MessageDestination
         /// Commands that are open there.
         var open = 0
         /// StatSN that its nexus uses next, and StatSNs of ours, in their order, that stand for its newest ones and
@@ -26,10 +28,19 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
         var nextStatus: UInt32 = 1
         var unacknowledged: [UInt32] = []
 
-        init(_ nexus: ISCSINexus, _ port: NexusPort) {
+        init(_ nexus: ISCSINexus) {
             self.nexus = nexus
-            self.port = port
+            volume = nil
+            port = NexusPort(nexus)
         }
+
+        init(_ volume: VolumeUnit) {
+            nexus = nil
+            self.volume = volume
+            port = volume
+        }
+
+        var nexuses: [ISCSINexus] { nexus.map { [$0] } ?? volume?.nexuses ?? [] }
     }
 
     let format = MessageFormat.iscsi
@@ -109,7 +120,7 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
             let snapshot = engine.dataplane.call { [id] in $0.spliceSnapshot(id) } ?? nil
             shortcut?.update(snapshot.flatMap { $0.client.port == 0 ? nil : $0.client.port })
         }
-        for unit in units.values { unit.nexus.redirect.shorten() }
+        for nexus in nexuses { nexus.redirect.shorten() }
         shortcutTimer = engine.loop.schedule(after: Self.shortcutInterval) { [weak self] in
             self?.shorten()
         }
@@ -117,12 +128,15 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
 
     /// Adds what is known of units to the session's.
     func describe(_ summary: inout SessionSummary) {
-        summary.units = units.sorted { $0.key < $1.key }.map { number, unit in
-            SessionSummary.Unit(
-                number: number, resource: unit.nexus.resource.name,
-                serverName: unit.nexus.serverName, state: unit.nexus.redirect.state.rawValue,
-                openRequests: unit.open,
-                isAlone: number == alone, statistics: unit.nexus.redirect.statistics)
+        summary.units = units.sorted { $0.key < $1.key }.flatMap { number, unit in
+            unit.nexuses.map { nexus in
+                SessionSummary.Unit(
+                    number: number, resource: nexus.resource.name,
+                    serverName: nexus.serverName, state: nexus.redirect.state.rawValue,
+                    openRequests: unit.nexus == nil
+                        ? unit.volume?.openRequests(at: nexus) ?? 0 : unit.open,
+                    isAlone: number == alone, statistics: nexus.redirect.statistics)
+            }
         }
         summary.grainReason = grain.reason
         if let redirect {
@@ -133,7 +147,7 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
         for unit in summary.units { summary.statistics.add(unit.statistics) }
     }
 
-    var nexuses: [ISCSINexus] { units.sorted { $0.key < $1.key }.map(\.value.nexus) }
+    var nexuses: [ISCSINexus] { units.sorted { $0.key < $1.key }.flatMap(\.value.nexuses) }
 
     // MARK: From the client
 
@@ -153,7 +167,7 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
             let question = header.field32(20)
             guard
                 let (place, unit) = units.first(where: {
-                    $0.value.nexus.relay.pings.contains(question)
+                    $0.value.nexus?.relay.pings.contains(question) == true
                 })
             else { return .nobody }
             prepare(&header, for: unit)
@@ -439,9 +453,27 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
     /// The unit's nexus, made with its first command; nil: there is no such unit any more.
     private func unit(_ number: Int) -> Unit? {
         if let known = units[number] { return known }
-        guard let resource = portal.units(for: login.user)[number],
-            let there = portal.serverUnit(of: resource.name)
-        else { return nil }
+        guard let source = portal.units(for: login.user)[number] else { return nil }
+        let unit: Unit
+        switch source {
+        case .resource(let resource):
+            guard let nexus = makeNexus(resource, number) else { return nil }
+            unit = Unit(nexus)
+            portal.join(nexus)
+        case .volume(let volume):
+            unit = Unit(
+                VolumeUnit(
+                    volume, id: id, login: login, client: client, engine: engine, portal: portal,
+                    summary: { [weak self] in self?.makeSummary() },
+                    onOutput: { [weak self] in self?.outputReady() }))
+        }
+        units[number] = unit
+        relay.add(unit.port, at: number)
+        return unit
+    }
+
+    private func makeNexus(_ resource: Resource, _ number: Int) -> ISCSINexus? {
+        guard let there = portal.serverUnit(of: resource.name) else { return nil }
         var leg = client
         leg.descriptor = -1
         let nexus = ISCSINexus(
@@ -450,11 +482,7 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
         nexus.relay.difference.assignsCommands = true
         let own = SCSIUnitNumber.octets(number)
         if own != there { nexus.relay.difference.unit = (own.unitField, there.unitField) }
-        let unit = Unit(nexus, NexusPort(nexus))
-        units[number] = unit
-        relay.add(unit.port, at: number)
-        portal.join(nexus)
-        return unit
+        return nexus
     }
 
     /// Resources have come or gone.
@@ -463,7 +491,7 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
         guard alone == nil else { return takeClientBack { [weak self] in self?.unitsChanged() } }
         inventory.change(to: Set(portal.units(for: login.user).keys))
         for (number, unit) in units where !inventory.units.contains(number) {
-            unit.nexus.end("the unit has gone", reset: true)
+            unit.nexus?.end("the unit has gone", reset: true)
         }
     }
 
@@ -532,7 +560,10 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
         grain.timer?.cancel()
         dropShortcut()
         relay.close(reset: reset)
-        for nexus in nexuses { nexus.end(reason, reset: reset) }
+        for unit in units.values {
+            unit.nexus?.end(reason, reset: reset)
+            unit.volume?.end(reason)
+        }
         if alone == nil { engine.postEnd([.close(id)]) }
         onEnd(reason, finalRedirect?.lingers ?? false)
     }

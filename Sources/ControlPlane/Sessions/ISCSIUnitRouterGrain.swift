@@ -31,7 +31,7 @@ struct GrainChange {
 /// can be spliced; with the first request for something else it comes back.
 extension ISCSIUnitRouter {
     /// The one that has the client's connection; nil: the relay has it.
-    var redirect: Redirect? { alone.flatMap { units[$0]?.nexus.redirect } }
+    var redirect: Redirect? { alone.flatMap { units[$0]?.nexus?.redirect } }
 
     /// ns between looks.
     private static let interval: UInt64 = 100_000_000
@@ -49,6 +49,10 @@ extension ISCSIUnitRouter {
         guard alone == nil, portal.splicesAutomatically, let newestUnit else { return }
         guard engine.loop.now - aloneSince >= grain.settle else {
             grain.reason = "several units are in use"
+            return
+        }
+        guard units[newestUnit]?.volume == nil else {
+            grain.reason = "a volume is several servers'"
             return
         }
         grain.isWanted = true
@@ -73,9 +77,8 @@ extension ISCSIUnitRouter {
     /// The client's connection becomes the unit's, at a moment when nothing is on its way in the relay.
     private func goAlone(_ number: Int) {
         guard grain.isWanted, !isOver, alone == nil, newestUnit == number, relay.isAtRest,
-            shared.isEmpty, let unit = units[number], tasks.values.allSatisfy({ $0.unit == number })
+            shared.isEmpty, let unit = units[number], let nexus = unit.nexus, tasks.values.allSatisfy({ $0.unit == number })
         else { return }
-        let nexus = unit.nexus
         // Without a log nobody would know, back here, what is open.
         guard nexus.log != nil, nexus.redirect.state == .relaying, !nexus.redirect.isLeaving,
             nexus.relay.isSettled,
@@ -142,8 +145,8 @@ extension ISCSIUnitRouter {
     }
 
     private func comeBack() {
-        guard let alone, let unit = units[alone], !isOver else { return }
-        let redirect = unit.nexus.redirect
+        guard let alone, let unit = units[alone], let nexus = unit.nexus, !isOver else { return }
+        let redirect = nexus.redirect
         switch redirect.state {
         case .spliced, .drainingToRelay, .restoring:
             // It tries again by itself.
@@ -156,7 +159,6 @@ extension ISCSIUnitRouter {
         case .connecting, .ended: return
         case .clientOnly, .relaying, .drainingToSplice: break
         }
-        let nexus = unit.nexus
         let unfinished = redirect.output.toClient.count + nexus.relay.unfinishedOctets
         // Where the server is lost the begin of a header is the relay's to complete.
         let header =
@@ -202,7 +204,7 @@ extension ISCSIUnitRouter {
     private func takeTasks(of unit: Unit, _ number: Int) {
         tasks = [:]
         unit.open = 0
-        for request in unit.nexus.log?.openRequests ?? []
+        for request in unit.nexus?.log?.openRequests ?? []
         where request.octets.count >= ISCSIPDU.headerLength {
             let header = Array(request.octets[..<ISCSIPDU.headerLength])
             guard header[0] & 0x3f == ISCSIOpcode.scsiCommand else { continue }

@@ -386,6 +386,8 @@ enum SessionEvent {
     /// A session went on with another server (or with the same, anew). `reason`: empty when the server was
     /// left in good order. ns without one.
     case moved(SessionSummary, from: String, reason: String, duration: UInt64)
+    /// A mirror's member leaves service, or is in service again.
+    case volume(String, member: String, isOut: Bool, detail: String)
 }
 
 /// A client's session, of whatever protocol.

@@ -49,7 +49,7 @@ extension ISCSIPDU {
 
     /// Residual count with its flag (RFC 7143 section 11.4.5): O when more would have come than was expected, U when
     /// less did.
-    private mutating func setResidual(moved: Int, expected: Int) {
+    package mutating func setResidual(moved: Int, expected: Int) {
         flags &= ~0x06
         if moved > expected { flags |= 0x04 } else if moved < expected { flags |= 0x02 }
         setField32(UInt32(clamping: abs(moved - expected)), 44)

@@ -23,6 +23,8 @@ public enum SCSICommand: Equatable, Sendable {
     case writeSame(Range, unmaps: Bool, hasData: Bool)
     /// COMPARE AND WRITE (SBC-3 5.2): `count` blocks to compare and as many to write.
     case compareAndWrite(Range)
+    /// ORWRITE (16) (SBC-3 5.5): what is written is the OR of the data and of what was there.
+    case orWrite(Range)
     /// UNMAP (SBC-3 5.28): its ranges are in its data.
     case unmap(parameterLength: Int)
     /// SYNCHRONIZE CACHE (SBC-3 5.22, 5.23); a count of 0 means to the end.
@@ -98,6 +100,7 @@ public enum SCSICommand: Equatable, Sendable {
         case 0x88: self = .read(sixteen(), forcesUnitAccess: forces)
         case 0x89: self = .compareAndWrite(Range(start: number(2, 8), count: UInt64(cdb[13])))
         case 0x8a: self = .write(sixteen(), forcesUnitAccess: forces)
+        case 0x8b: self = .orWrite(sixteen())
         case 0x8e: self = .writeAndVerify(sixteen(), comparesBytes: check != 0)
         case 0x8f: self = .verify(sixteen(), check: check)
         case 0x90: self = .prefetch(sixteen())

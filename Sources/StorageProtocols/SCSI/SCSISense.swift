@@ -22,6 +22,7 @@ public struct SCSISense: Equatable, Sendable {
     public static let unitNotSupported = SCSISense(0x05, 0x25, 0x00)
     public static let invalidParameter = SCSISense(0x05, 0x26, 0x00)
     public static let reportedUnitsChanged = SCSISense(0x06, 0x3f, 0x0e)
+    public static let internalFailure = SCSISense(0x04, 0x44, 0x00)
     public static let miscompare = SCSISense(0x0e, 0x1d, 0x00)
     public static let abortedByFailure = SCSISense(0x0b, 0x44, 0x00)
 
