@@ -47,6 +47,8 @@ import Testing
             ("POST", "/sessions/5/splice", nil, "change 5 splice"),
             ("POST", "/sessions/5/unsplice", "", "change 5 unsplice"),
             ("GET", "/resources", nil, "resources"), ("GET", "/servers", nil, "servers"),
+            ("GET", "/volumes", nil, "volumes"), ("GET", "/volumes/v8", nil, "volume v8"),
+            ("GET", "/volumes/a%2Db%20c", nil, "volume a-b c"),
             ("GET", "/events", nil, "events -"), ("GET", "/events?after=12", nil, "events 12"),
             ("GET", "/capture", nil, "captures"),
             (
@@ -94,6 +96,7 @@ import Testing
                     text: "bad"))
         #expect(try await refusal("POST", "/rules", #"{"rules":["full"]}"#).status == 507)
         #expect(try await refusal("GET", "/sessions/6").status == 404)
+        #expect(try await refusal("GET", "/volumes/nobody").status == 404)
         #expect(try await refusal("POST", "/sessions/5/close").status == 409)
         #expect(try await refusal("POST", "/reload", #"{"dry_run":true}"#).status == 501)
         #expect(service.calls.last == "reload true")
@@ -106,6 +109,7 @@ import Testing
             ("GET", "/sessions/-1"), ("DELETE", "/sessions/5"), ("POST", "/sessions"),
             ("POST", "/sessions/5/explode"), ("GET", "/sessions/5/splice"),
             ("POST", "/sessions/5/splice/now"), ("GET", "/status/x"), ("DELETE", "/events"),
+            ("POST", "/volumes"), ("DELETE", "/volumes/v8"), ("GET", "/volumes/v8/x"),
         ] {
             let answer = try await refusal(method, target)
             #expect(answer.status == 404)

@@ -93,6 +93,18 @@ final class FakeService: ControlService, ManagementStubs {
         note("servers")
         return []
     }
+    func volumes() async -> [VolumeModel] {
+        note("volumes")
+        return []
+    }
+    func volume(_ name: String) async throws(ControlError) -> VolumeModel {
+        note("volume \(name)")
+        guard name != "nobody" else { throw ControlError(.notFound, "no volume \(name)") }
+        var model = VolumeModel()
+        model.name = name
+        model.capacity = .max
+        return model
+    }
     func events(after: UInt64?) async -> [EventModel] {
         note("events \(after.map { "\($0)" } ?? "-")")
         return []

@@ -33,6 +33,8 @@ import Testing
         try check(ResourceModel())
         try check(ServerModel())
         try check(LegModel())
+        try check(VolumeModel())
+        try check(VolumeMemberModel())
         try check(TraceRequest())
     }
 
@@ -63,6 +65,16 @@ import Testing
         server.health = .down
         server.latencyUs = 3
         try check(server, has: #""MaxRecvDataSegmentLength":"8192""#, #""health":"down""#)
+        var member = VolumeMemberModel()
+        member.state = .inService
+        member.toCopy = 9
+        var volume = VolumeModel()
+        volume.capacity = .max
+        volume.changedRegions = 3
+        volume.members = [member]
+        try check(
+            volume, has: #""capacity":18446744073709551615"#, #""changed_regions":3"#,
+            #""state":"in_service""#, #""to_copy":9"#)
         var event = EventModel()
         event.details = ["freeze_us": "7", "cookie": "0x1"]
         event.session = 4
@@ -85,6 +97,7 @@ import Testing
         #expect(ServiceSplicePolicy(rawValue: "at_once") == .atOnce)
         #expect(SessionVerb.allCases.map(\.rawValue) == ["splice", "unsplice", "close"])
         #expect(HealthState.allCases.map(\.rawValue) == ["unknown", "up", "down"])
+        #expect(VolumeMemberState.allCases.map(\.rawValue) == ["in_service", "out", "copying"])
     }
 
     @Test func `every kind of error has an HTTP status of its own`() {

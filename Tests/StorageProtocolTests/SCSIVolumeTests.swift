@@ -265,9 +265,9 @@ private func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count
     /// A short page, as of SBC-2.
     @Test func limitsOfShortPage() {
         let member: [UInt8] = [0, 0xb0, 0, 0x0c, 0, 1, 0, 8, 0, 0, 0x40, 0, 0, 0, 0x10, 0]
-        let expected: [UInt8] = [0, 0xb0, 0, 0x3c, 0, 1, 0, 0x80, 0, 0, 0x40, 0, 0, 0, 2, 0]
+        let expected: [UInt8] = [0, 0xb0, 0, 0x3c, 0, 128, 0, 0x80, 0, 0, 0x40, 0, 0, 0, 2, 0]
         #expect(Self.volume.limitsPage(member) == expected + zeros(48))
-        let none: [UInt8] = [0, 0xb0, 0, 0x3c, 0, 0, 0, 0x80, 0, 0, 0xff, 0xff, 0, 0, 2, 0]
+        let none: [UInt8] = [0, 0xb0, 0, 0x3c, 0, 128, 0, 0x80, 0, 0, 0xff, 0xff, 0, 0, 2, 0]
         #expect(Self.volume.limitsPage([]) == none + zeros(48))
     }
 
@@ -283,7 +283,7 @@ private func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count
         #expect(member.count == 64)
         var volume = Self.volume
         var expected: [UInt8] = [
-            0, 0xb0, 0, 0x3c, 1, 16, 0, 0x80, 0, 0, 0xff, 0xff, 0, 0, 2, 0,
+            0, 0xb0, 0, 0x3c, 1, 128, 0, 0x80, 0, 0, 0xff, 0xff, 0, 0, 2, 0,
         ]
         expected += kept
         expected += zeros(20)
@@ -291,7 +291,7 @@ private func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count
         // Not a stripe: the member's granularity, no optimal length.
         volume.optimalGranularity = 0
         volume.optimalLength = 0
-        expected.replaceSubrange(4..<16, with: [1, 16, 0, 8, 0, 0, 0xff, 0xff, 0, 0, 0, 0])
+        expected.replaceSubrange(4..<16, with: [1, 128, 0, 8, 0, 0, 0xff, 0xff, 0, 0, 0, 0])
         #expect(volume.limitsPage(member) == expected)
         // A chunk that has no room, a row that is more than a transfer.
         volume.optimalGranularity = 0x1_0000

@@ -8,7 +8,8 @@ struct ControlRouter: Sendable {
         "GET /rules?match=", "POST /rules", "PUT /rules", "DELETE /rules?match=&strict=",
         "POST /trace", "GET /flows?offset=&limit=", "GET /sessions", "GET /sessions/ID",
         "POST /sessions/ID/splice|unsplice|close", "GET /resources",
-        "POST /resources/NAME/move", "GET /servers", "POST /servers",
+        "POST /resources/NAME/move", "GET /volumes", "GET /volumes/NAME", "GET /servers",
+        "POST /servers",
         "POST /servers/NAME/drain|undrain", "DELETE /servers/NAME?force=", "GET /balance",
         "GET /balance/plan", "POST /balance/apply", "PUT /balance/auto",
         "GET /events?after=", "GET /capture", "POST /capture", "DELETE /capture?port=",
@@ -63,6 +64,8 @@ struct ControlRouter: Sendable {
                     limit: min(10_000, try number(query["limit"], "limit") ?? 1_000)))
         case (_, "sessions", _): return try await sessions(method, parts)
         case ("GET", "resources", 1): return json(await service.resources())
+        case ("GET", "volumes", 1): return json(await service.volumes())
+        case ("GET", "volumes", 2): return json(try await service.volume(parts[1]))
         case (_, "resources", 3), (_, "servers", _), (_, "balance", _):
             return try await manage(method, parts, query, body)
         case ("GET", "events", 1):

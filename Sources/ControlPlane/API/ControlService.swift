@@ -29,6 +29,9 @@ public protocol ControlService: ManagementService {
     func change(session id: UInt64, _ verb: SessionVerb) async throws(ControlError) -> SessionModel
     func resources() async -> [ResourceModel]
     func servers() async -> [ServerModel]
+    /// In the order of the configuration.
+    func volumes() async -> [VolumeModel]
+    func volume(_ name: String) async throws(ControlError) -> VolumeModel
 
     // Operation
     /// Events that are kept, oldest first; only those with a higher sequence number when `after` is

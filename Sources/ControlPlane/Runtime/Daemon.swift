@@ -90,7 +90,10 @@ public final class Daemon: @unchecked Sendable {
             &thread, nil,
             { argument in
                 guard let argument else { return nil }
-                Unmanaged<Daemon>.fromOpaque(argument).takeRetainedValue().loop.run()
+                let daemon = Unmanaged<Daemon>.fromOpaque(argument).takeRetainedValue()
+                daemon.loop.run()
+                // Sessions have ended, and nothing runs any more that could change them.
+                for volume in daemon.portal.volumes { volume.close() }
                 return nil
             }, box.toOpaque())
         guard result == 0 else { throw StartError(description: "cannot start a thread") }
@@ -289,14 +292,34 @@ public final class Daemon: @unchecked Sendable {
     public func stop() {
         guard isRunning else { return }
         isRunning = false
-        loop.post { [self] in
-            engine.endAll("the switch is stopping")
-            loop.stop()
-        }
+        loop.post { [self] in endSessions(since: loop.clock()) }
         pthread_join(thread, nil)
         links.stop()
         dataplane.stop()
         for (_, port) in captures.all { _ = port.stop() }
+    }
+
+    /// ns between looks at writes that are still open, and for which they are waited for.
+    private static let endInterval: UInt64 = 10_000_000
+    private static let endTimeMaximum: UInt64 = 1_000_000_000
+
+    /// Then the loop stops. Writes to mirrors that have begun end first: their members are the same then, and the next
+    /// start has nothing to copy.
+    private func endSessions(since start: UInt64) {
+        // Again each time: clients come back at once.
+        engine.endAll("the switch is stopping")
+        guard hasOpenMirrors, loop.clock() - start < Self.endTimeMaximum else {
+            return loop.stop()
+        }
+        loop.schedule(after: Self.endInterval) { [self] in endSessions(since: start) }
+    }
+
+    /// Sessions that have ended still use members of one that is whole; any other has to be copied anyway.
+    private var hasOpenMirrors: Bool {
+        portal.volumes.contains { volume in
+            volume.isMirror && volume.inService.count == volume.resources.count
+                && volume.resources.contains { !portal.nexuses(of: $0.name).isEmpty }
+        }
     }
 }
 

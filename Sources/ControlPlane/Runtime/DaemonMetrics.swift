@@ -15,12 +15,13 @@ extension Daemon {
         }
         var total = sessions.ended
         for summary in sessions.summaries { total.add(summary.statistics) }
-        return [
-            gauge("dsr_uptime_seconds", "Seconds since the start.", seconds(now - startedAt)),
-            gauge(
-                "dsr_ready", "1 when clients are listened to.",
-                UInt64(isReady.load(ordering: .acquiring) ? 1 : 0)),
-        ]
+        let families: [MetricFamily] =
+            [
+                gauge("dsr_uptime_seconds", "Seconds since the start.", seconds(now - startedAt)),
+                gauge(
+                    "dsr_ready", "1 when clients are listened to.",
+                    UInt64(isReady.load(ordering: .acquiring) ? 1 : 0)),
+            ]
             + portMetrics(await ports())
             + (status.map(switchMetrics) ?? [])
             + [occupancy(status, sessions: sessions.summaries.count, macs: await macs().count)]
@@ -30,6 +31,7 @@ extension Daemon {
             + resourceMetrics(
                 resourceTraffic(sessions.summaries, ended: sessions.traffic))
             + (await managementMetrics())
+        return families + VolumeMetrics.families(await volumes())
     }
 
     private func resourceMetrics(_ traffic: [String: ResourceTraffic]) -> [MetricFamily] {

@@ -53,7 +53,7 @@ final class Volume {
     private var own: [VolumeMember] = []
 
     /// Octets of the longest transfer of one command.
-    static let transferMaximum = 8 << 20
+    static let transferMaximum = 32 << 20
 
     init(
         _ definition: VolumeDefinition, resources: [Resource], engine: SessionEngine,

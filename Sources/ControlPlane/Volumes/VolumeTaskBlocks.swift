@@ -137,7 +137,7 @@ extension VolumeTask {
             guard range.count > 0 else { return succeed(moved: moved) }
         case .same:
             moved = length
-            guard self.data.count >= length else { return succeed(moved: moved) }
+            guard self.data.count == length else { return fail(.invalidField) }
         }
         lock(range, purpose) { [self] in
             guard purpose == .write else {

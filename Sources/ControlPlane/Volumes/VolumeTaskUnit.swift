@@ -294,9 +294,12 @@ extension VolumeTask {
     // SBC-3 section 5.2: reading, comparing and writing are one action. Nobody else is at these blocks meanwhile, for
     // all that reach the volume come here.
     private func compareAndWrite(_ range: SCSICommand.Range) {
+        guard range.count <= UInt64(SCSIVolumeIdentity.compareAndWriteMaximum) else {
+            return fail(.invalidField)
+        }
         guard isWithin(range) else { return }
         let size = Int(range.count) * unit.volume.blockLength
-        guard data.count >= 2 * size else { return fail(.invalidField) }
+        guard data.count == 2 * size else { return fail(.invalidField) }
         lock(range, .atomic) { [self] in
             reserve(size) { [weak self] in
                 guard let self, isRunning else { return }

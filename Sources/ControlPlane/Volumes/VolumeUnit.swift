@@ -26,7 +26,7 @@ final class VolumeUnit: MessageDestination {
     private var isEnded = false
 
     /// Octets of data that open tasks may keep; what has no room waits before anything of it is asked for.
-    private static let memoryMaximum = 32 << 20
+    private static let memoryMaximum = Volume.transferMaximum
     private var memory = 0
     private var hungry: [(task: VolumeTask, count: Int, body: () -> Void)] = []
 
@@ -316,7 +316,7 @@ final class VolumeUnit: MessageDestination {
                 self?.remove(task)
                 self?.answer(tag, 0)
             }
-        case 2, 4, 5, 6, 7:
+        case 2, 4, 5:
             guard volume.isMirror, let capacity = volume.layout?.capacity else {
                 return manageMembers(function, tag) {}
             }
@@ -331,6 +331,7 @@ final class VolumeUnit: MessageDestination {
                     self.flush()
                 }
             }
+        // Resets of the target are not a unit's.
         default: answer(tag, 5)
         }
         flush()
@@ -340,8 +341,6 @@ final class VolumeUnit: MessageDestination {
 
     private func manageMembers(_ function: UInt8, _ tag: UInt32, _ then: @escaping () -> Void) {
         let present = volume.written
-        // To a member's server the end of this target is the end of one unit.
-        let there: UInt8 = function > 5 ? 5 : function
         var missing = present.count
         var worst: UInt8 = 0
         guard missing > 0 else {
@@ -349,7 +348,7 @@ final class VolumeUnit: MessageDestination {
             return then()
         }
         for place in present {
-            members[place].manage(there) { [weak self] response in
+            members[place].manage(function) { [weak self] response in
                 worst = max(worst, response ?? 0)
                 missing -= 1
                 guard missing == 0 else { return }

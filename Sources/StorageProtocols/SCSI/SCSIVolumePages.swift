@@ -102,6 +102,8 @@ public struct SCSIVolumeIdentity: Equatable, Sendable {
         var octets = Self.page(0xb0, of: member) ?? [0x00, 0xb0, 0x00, 0x00]
         if octets.count < 64 { octets += [UInt8](repeating: 0, count: 64 - octets.count) }
         octets.put(UInt64(octets.count - 4), 2, at: 2)
+        // MAXIMUM COMPARE AND WRITE LENGTH: the volume does it itself, whether or not its members can.
+        octets[5] = Self.compareAndWriteMaximum
         // OPTIMAL TRANSFER LENGTH GRANULARITY has two octets only.
         if optimalGranularity > 0, optimalGranularity <= 0xffff {
             octets.put(UInt64(optimalGranularity), 2, at: 6)
@@ -115,6 +117,9 @@ public struct SCSIVolumeIdentity: Equatable, Sendable {
         for place in 44..<64 { octets[place] = 0 }
         return octets
     }
+
+    /// Blocks of one COMPARE AND WRITE.
+    public static let compareAndWriteMaximum: UInt8 = 128
 
     /// A stable number of the name: FNV-1a (Fowler, Noll, Vo) with 64 bits.
     private var hash: UInt64 {
