@@ -108,8 +108,14 @@ target=iqn.2026-01.lab.dsr:r1/1
 pass direct fig2-san server1 "iscsi://10.20.0.11/$target" --no-dsrd
 pass redirected fig2-san client1 "iscsi://10.10.0.100/$target"
 pass one-of-many fig2-san client1 "iscsi://10.10.0.100/iqn.2026-01.lab.dsr:all/3"
-pass stripe fig2-volumes client1 "iscsi://10.10.0.100/iqn.2026-01.lab.dsr:all/7"
-pass mirror fig2-volumes client1 "iscsi://10.10.0.100/iqn.2026-01.lab.dsr:all/8"
+# The mirror's change map is in a folder that is there, whatever the lab is called.
+volumes=$(cd "$results" && pwd)/fig2-volumes
+rm -f "$volumes.map"
+sed "s|/run/dsr-lab/fig2-volumes/v8.map|$volumes.map|" topologies/fig2-volumes/dsr.yaml >"$volumes.yaml"
+for unit in stripe:7 mirror:8; do
+    pass "${unit%:*}" fig2-volumes client1 "iscsi://10.10.0.100/iqn.2026-01.lab.dsr:all/${unit#*:}" \
+        "--dsr-config=$volumes.yaml"
+done
 pass direct-chap fig2-san-chap server1 "iscsi://redirector%server-secret-1@10.20.0.11/$target" --no-dsrd
 pass redirected-chap fig2-san-chap client1 "iscsi://client%client-secret-1@10.10.0.100/$target"
 

@@ -57,7 +57,7 @@ struct LabState: Codable {
         for name in (try? manager.contentsOfDirectory(atPath: directory)) ?? []
         where name == "lab.json" || name == "san" || name.hasSuffix(".log")
             || name.hasSuffix(".sock") || name.contains(".tgtd.") || name == "agents.secret"
-            || name.hasSuffix(".resources.yaml")
+            || name.hasSuffix(".resources.yaml") || name.hasSuffix(".map")
         {
             try? manager.removeItem(atPath: "\(directory)/\(name)")
         }

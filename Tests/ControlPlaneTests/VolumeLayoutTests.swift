@@ -81,6 +81,36 @@ import Testing
         }
     }
 
+    /// A span is what the parts of a member are together, without a hole; its first piece lies where it says.
+    @Test func spansAreThePartsTogether() throws {
+        var random = SplitMix64(seed: 21)
+        for _ in 0..<2_000 {
+            let sizes = (0..<1 + random.below(5)).map { _ in 1 + random.below(90) }
+            let kind = Self.kind(&random, smallest: sizes.min() ?? 1)
+            let layout = try VolumeLayout(kind, members: sizes.map(UInt64.init))
+            let start = random.below(Int(layout.capacity))
+            let count = 1 + random.below(Int(layout.capacity) - start)
+            var expected: [Int: Set<UInt64>] = [:]
+            for extent in layout.extents(start: UInt64(start), count: UInt64(count)) {
+                expected[extent.member, default: []].formUnion(
+                    extent.start..<extent.start + extent.count)
+            }
+            let spans = layout.spans(start: UInt64(start), count: UInt64(count))
+            try #require(spans.count == expected.count, "\(layout) \(start)+\(count)")
+            for span in spans {
+                #expect(Set(span.start..<span.start + span.count) == expected[span.member])
+                let piece = try #require(span.pieces.first)
+                let there = try #require(
+                    layout.extents(start: UInt64(start) + piece.offset, count: piece.count).first)
+                #expect(there.member == span.member && there.start == span.start)
+                #expect(there.count == piece.count)
+            }
+        }
+        // Larger than any list of its chunks could be.
+        let large = try VolumeLayout(.stripe(chunk: 8), members: [1 << 50, 1 << 50])
+        #expect(large.spans(start: 5, count: 1 << 50).map(\.count).reduce(0, +) == 1 << 50)
+    }
+
     @Test func stripeOfThree() throws {
         let layout = try VolumeLayout(.stripe(chunk: 4), members: [10, 8, 9])
         #expect(layout.capacity == 24 && layout.members == [8, 8, 8])

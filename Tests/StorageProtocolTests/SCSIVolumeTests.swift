@@ -298,7 +298,7 @@ private func zeros(_ count: Int) -> [UInt8] { [UInt8](repeating: 0, count: count
         volume.optimalLength = 0x1_0000
         #expect(volume.limitsPage(member) == expected)
         volume.maximumLength = 0
-        expected.replaceSubrange(4..<16, with: [1, 16, 0, 8, 0, 0, 0, 0, 0, 1, 0, 0])
+        expected.replaceSubrange(4..<16, with: [1, 128, 0, 8, 0, 0, 0, 0, 0, 1, 0, 0])
         #expect(volume.limitsPage(member) == expected)
     }
 

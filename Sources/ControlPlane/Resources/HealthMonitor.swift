@@ -139,10 +139,17 @@ final class HealthMonitor {
         let serving = resources.filter { $0.assigned == server.name }
         let missing = isUrgent ? [] : resources.filter { isMissing($0.name, server.name) }
         let wanted = serving.isEmpty ? resources : serving + missing
-        let resource = wanted[state.next % wanted.count]
+        // A server that was not there at the start may be the only one that knows its resources' units.
+        let unknown = isUrgent ? nil : wanted.first { portal.serverUnit(of: $0.name) == nil }
+        let resource = unknown ?? wanted[state.next % wanted.count]
         state.next += 1
         states[server.name] = state
-        probe(server, resource, timeout: timeout, wantsIdentity: false) { [weak self] report in
+        probe(server, resource, timeout: timeout, wantsIdentity: unknown != nil) {
+            [weak self] report in
+            if !report.identity.isEmpty {
+                self?.portal.learn(
+                    report.identity, resource: resource.name, server: server.name)
+            }
             self?.onReport(server.name, report)
         }
     }

@@ -178,7 +178,7 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
         case ISCSIOpcode.nopOut, ISCSIOpcode.text, ISCSIOpcode.logout, ISCSIOpcode.taskManagement:
             return accept(header) ? .router : .nobody
         default:
-            reject(header, .protocolError)
+            early.append(ISCSIPDU(rejecting: header, .protocolError))
             return .nobody
         }
     }
@@ -196,27 +196,27 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
     private func routeCommand(_ header: inout [UInt8]) -> MessageRoute {
         let tag = header.field32(16)
         guard tasks[tag] == nil else {
-            reject(header, .taskInProgress)
+            early.append(ISCSIPDU(rejecting: header, .taskInProgress))
             return .nobody
         }
         let command = SCSICommand(Array(header[32..<48]))
         switch inventory.answer(command, unit: SCSIUnitNumber.number(header[8..<16])) {
         case .good(let data):
             let maximum = Int(login.initiatorMaxReceive)
-            for pdu in ISCSIPDU.data(data, to: header, maximum: maximum) { say(pdu) }
+            early += ISCSIPDU.data(data, to: header, maximum: maximum)
             return .nobody
         case .check(let sense):
-            say(ISCSIPDU(sense: sense, to: header))
+            early.append(ISCSIPDU(sense: sense, to: header))
             return .nobody
         case .unit(let number):
             guard let unit = unit(number) else {
-                say(ISCSIPDU(sense: .communicationFailure, to: header))
+                early.append(ISCSIPDU(sense: .communicationFailure, to: header))
                 return .nobody
             }
             // SAM-5 section 5.3.1, TASK SET FULL: the unit has no room for the command. It keeps a server that
             // has stopped from taking all of the session.
             guard unit.open < Self.openMaximum else {
-                say(ISCSIPDU(status: 0x28, to: header))
+                early.append(ISCSIPDU(status: 0x28, to: header))
                 return .nobody
             }
             tasks[tag] = Task(unit: number, header: header)
@@ -279,6 +279,16 @@ final class ISCSIUnitRouter: MessageRouter, ISCSINexusOwner {
         case ISCSIOpcode.taskManagement: manage(pdu, message)
         default: break
         }
+    }
+
+    /// Answers to the message that comes in now.
+    private var early: [ISCSIPDU] = []
+
+    func passedOver() {
+        guard !early.isEmpty else { return }
+        let due = early
+        early = []
+        for pdu in due { say(pdu) }
     }
 
     // MARK: Task management

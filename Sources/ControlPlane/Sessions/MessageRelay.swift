@@ -22,6 +22,9 @@ protocol MessageRouter: AnyObject {
     func route(_ header: inout [UInt8]) throws(RelayError) -> MessageRoute
     /// All of a message that `route` wanted for the router.
     func take(_ message: [UInt8]) throws(RelayError)
+    /// The end of a message that goes nowhere. What there is to answer is to be answered now: an initiator that has its
+    /// answer while it still sends the data may leave the rest out.
+    func passedOver()
     /// A whole message from a destination, in the order in which the client gets it; may be changed in place.
     /// False: it is not for the client.
     func reply(_ message: UnsafeMutableRawBufferPointer, from place: Int) -> Bool
@@ -202,11 +205,15 @@ final class MessageRelay {
                 guard header.count == headerLength else { return }
                 try begin()
             }
-            if remaining == 0, case .router = route {
+            guard remaining == 0, header.isEmpty else { continue }
+            switch route {
+            case .router:
                 let message = gathered
                 gathered = []
                 route = .nobody
                 try router?.take(message)
+            case .nobody: router?.passedOver()
+            case .destination: break
             }
         }
     }

@@ -43,7 +43,8 @@ final class Volume {
     private var savesOpen = 0
     /// Changes of members that are on their way to the disk, and who waits for that.
     private var changesOpen = 0
-    private var changeTrouble: String?
+    /// The newest map is not on disk.
+    private var mapTrouble: String?
     private var afterChanges: [(String?) -> Void] = []
     private var timer: EventLoop.Timer?
     private var copy: VolumeCopy?
@@ -105,12 +106,16 @@ final class Volume {
                     resource, id: 0, login: portal.ownLogin(resource), client: portal.ownLeg,
                     engine: engine, portal: portal, summary: { nil })
             }
+            for member in own {
+                // Others wait for the blocks that it has: no other server is waited for.
+                member.onServerLost = { [weak member] reason in member?.leave(reason) }
+            }
         }
         return own
     }
 
     private func leaveOwn() {
-        guard copy == nil, !isAsking else { return }
+        guard copy == nil, !isAsking, !isSettling else { return }
         for member in own { member.leave("not needed any more") }
         own = []
     }
@@ -154,7 +159,7 @@ final class Volume {
                         data[offset + index] = octet
                     }
                     received = max(received, offset + bytes.count)
-                },
+                }, onAgain: { received = 0 },
                 onEnd: { outcome in
                     switch outcome {
                     case .answered(status: 0, _) where received >= 12: then(data, nil)
@@ -308,10 +313,8 @@ final class Volume {
     func beginWrite(_ blocks: Range<UInt64>, _ then: @escaping (String?) -> Void) {
         guard let regions = map?.regions(of: blocks) else { return then(nil) }
         for region in regions { writers[region, default: 0] += 1 }
-        if map?.set(regions) == true {
-            save(then)
-        } else if savesOpen > 0 {
-            // It may be this region's bit that is on its way.
+        // Without a change it may be this region's bit that is on its way, or has not got there.
+        if map?.set(regions) == true || savesOpen > 0 || mapTrouble != nil {
             save(then)
         } else {
             then(nil)
@@ -334,6 +337,7 @@ final class Volume {
         file.save(map) { [weak self] trouble in
             guard let self else { return }
             savesOpen -= 1
+            mapTrouble = trouble
             if let trouble {
                 engine.log.error("volume \(definition.name): change map: \(trouble)")
             }
@@ -347,7 +351,6 @@ final class Volume {
         save { [weak self] trouble in
             guard let self else { return }
             changesOpen -= 1
-            changeTrouble = trouble
             guard changesOpen == 0 else { return }
             let waiting = afterChanges
             afterChanges = []
@@ -357,7 +360,9 @@ final class Volume {
 
     /// Who has left service is on disk, so that a write that it has missed may be said to be done; or why not.
     func whenSaved(_ then: @escaping (String?) -> Void) {
-        if changesOpen == 0 { then(changeTrouble) } else { afterChanges.append(then) }
+        if changesOpen == 0, mapTrouble == nil { return then(nil) }
+        afterChanges.append(then)
+        if changesOpen == 0 { saveMembers() }
     }
 
     // MARK: Mirror: members leave and return
@@ -404,19 +409,73 @@ final class Volume {
     }
 
     private func settleRegions() {
-        guard savesOpen == 0, let changed = map?.changed else { return }
-        let now = engine.loop.now
+        guard savesOpen == 0, mapTrouble == nil, let changed = map?.changed else { return }
+        let rested = changed.filter { isResting($0) }
+        guard !rested.isEmpty, !isSettling else { return }
+        // What a server keeps in a cache it may lose alone: not before it is on the medium are the members the same
+        // for certain (SBC-3 section 5.22).
+        isSettling = true
+        var missing = states.count
+        var isGood = true
+        for member in ownMembers() {
+            Self.synchronize(member) { [weak self] trouble in
+                missing -= 1
+                if trouble != nil { isGood = false }
+                guard missing == 0, let self else { return }
+                isSettling = false
+                if isGood, inService.count == states.count { settle(rested) }
+                leaveOwn()
+            }
+            member.flush()
+        }
+    }
+    private var isSettling = false
+
+    private func isResting(_ region: Int) -> Bool {
+        writers[region] == nil
+            && engine.loop.now - (lastWrite[region] ?? 0) > Self.restTime
+    }
+
+    /// - Parameter regions: as they were before the caches were written back.
+    private func settle(_ regions: [Int]) {
         var isCleared = false
-        for region in changed where writers[region] == nil {
-            guard now - (lastWrite[region] ?? 0) > Self.restTime else { continue }
+        for region in regions where isResting(region) {
             lastWrite[region] = nil
             if map?.clear(region) == true { isCleared = true }
         }
         if isCleared { save() }
     }
 
+    /// SYNCHRONIZE CACHE (16) of all blocks; `then` gets nil when they are on the medium. A unit without a cache may
+    /// not know the command.
+    static func synchronize(
+        _ member: VolumeMember, attempts: Int = 8, _ then: @escaping (String?) -> Void
+    ) {
+        let block: [UInt8] = [0x91] + [UInt8](repeating: 0, count: 15)
+        member.send(
+            MemberRequest(
+                block,
+                onEnd: { outcome in
+                    switch outcome {
+                    case .answered(status: 0, _): then(nil)
+                    case .answered(status: 2, let sense)
+                    where SCSISense(sense)?.key == 6 && attempts > 1:
+                        synchronize(member, attempts: attempts - 1, then)
+                    case .answered(status: 2, let sense) where SCSISense(sense)?.code == 0x20:
+                        then(nil)
+                    case .answered(let status, _):
+                        then("\(member.resource.name): SYNCHRONIZE CACHE: status \(status)")
+                    case .lost(let reason): then("\(member.resource.name): \(reason)")
+                    }
+                }))
+    }
+
     private func bringBack() {
-        guard copy == nil else { return }
+        guard copy == nil, !isAsking else { return }
+        // A server that has forgotten a reservation would let everybody write: it waits until there is none.
+        guard users.values.allSatisfy({ !$0.hasReservation }) else {
+            return notReturning("reservations are held, which it does not know")
+        }
         let now = engine.loop.now
         let candidate = states.indices.first { place in
             guard case .out = states[place], now >= notBefore[place] ?? 0 else { return false }
@@ -443,6 +502,12 @@ final class Volume {
             beginCopy(candidate, map)
         }
         members[candidate].flush()
+    }
+
+    private func notReturning(_ reason: String) {
+        for place in states.indices {
+            if case .out = states[place] { states[place] = .out(reason: reason) }
+        }
     }
 
     private func beginCopy(_ place: Int, _ map: ChangeMap) {
@@ -491,11 +556,6 @@ final class Volume {
         timer?.cancel()
         copy?.cancel()
         for member in own { member.leave("the process ends") }
-        // Nothing is being written: who has everything has the same.
-        if inService.count == states.count, writers.isEmpty, let changed = map?.changed {
-            for region in changed { _ = map?.clear(region) }
-            save()
-        }
         file?.finish()
     }
 

@@ -66,7 +66,12 @@ final class VolumeCopy {
             onProgress(done)
         }
         guard !isCancelled else { return }
-        guard done < blocks.count else { return end(nil) }
+        guard done < blocks.count else {
+            Volume.synchronize(target) { [weak self] trouble in
+                self?.end(trouble.map(Failure.init(reason:)))
+            }
+            return target.flush()
+        }
         let count = min(
             UInt64(max(1, Self.stepMaximum / blockLength)), blocks[done].upperBound - next)
         let range = next..<next + count
@@ -89,7 +94,7 @@ final class VolumeCopy {
                             from: bytes)
                     }
                     received += bytes.count
-                },
+                }, onAgain: { received = 0 },
                 onEnd: { [weak self] outcome in
                     guard let self, !isCancelled else { return }
                     let isWhole = received == length

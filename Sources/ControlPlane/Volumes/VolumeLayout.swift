@@ -125,6 +125,27 @@ public struct VolumeLayout: Hashable, Sendable {
         }
     }
 
+    /// The runs of a request on each member, for what has no data of its own for each block: one of each member, however
+    /// many chunks there are. Of each run only the first piece is told, to where it ends on that member in one go.
+    public func spans(start: UInt64, count: UInt64) -> [Part] {
+        guard case .stripe(let chunk) = kind else { return parts(start: start, count: count) }
+        guard count > 0, start < capacity, count <= capacity - start else { return [] }
+        let width = UInt64(members.count)
+        let (first, last) = (start / chunk, (start + count - 1) / chunk)
+        return (first...min(last, first + width - 1)).map { begin in
+            // Its newest chunk within the request.
+            let end = last - (last - begin) % width
+            let from = begin == first ? start % chunk : 0
+            let to = end == last ? (start + count - 1) % chunk + 1 : chunk
+            let place = begin / width * chunk + from
+            let firstCount = (begin == end ? to : chunk) - from
+            return Part(
+                member: Int(begin % width), start: place,
+                count: end / width * chunk + to - place,
+                pieces: [Piece(offset: begin * chunk + from - start, count: firstCount)])
+        }
+    }
+
     /// One request to each member that has a part: chunks of a stripe which follow each other on a member go into one
     /// command, however far apart they are in the volume. In the order of the members' first pieces; at most
     /// `maximum` blocks each (a member's own limit).

@@ -56,18 +56,21 @@ final class MemberRequest {
     /// Some of them, at an offset: to be copied, nothing else.
     let onData: (Int, UnsafeRawBufferPointer) -> Void
     let onEnd: (Outcome) -> Void
+    /// What has come is void: servers send data, of any contents, also with a condition.
+    let onAgain: () -> Void
     fileprivate(set) var tag: UInt32 = 0
     fileprivate(set) var startedAt: UInt64 = 0
 
     init(
         _ block: [UInt8], payload: Payload = Payload(), inputLength: Int = 0,
         onData: @escaping (Int, UnsafeRawBufferPointer) -> Void = { _, _ in },
-        onEnd: @escaping (Outcome) -> Void
+        onAgain: @escaping () -> Void = {}, onEnd: @escaping (Outcome) -> Void
     ) {
         self.block = block
         self.payload = payload
         self.inputLength = inputLength
         self.onData = onData
+        self.onAgain = onAgain
         self.onEnd = onEnd
     }
 }
@@ -92,6 +95,8 @@ final class VolumeMember: ISCSINexusOwner {
     private var nextCommand = VolumeMember.firstCommand
     private var expectedStatus: UInt32 = 1
     private var isFed = false
+    /// Nothing was answered yet.
+    private var isNew = false
     /// What is to happen in a round of its own.
     private var later: [() -> Void] = []
     private var isDrainPosted = false
@@ -231,6 +236,7 @@ final class VolumeMember: ISCSINexusOwner {
         leg.descriptor = -1
         nextCommand = Self.firstCommand
         expectedStatus = 1
+        isNew = true
         let made = ISCSINexus(
             resource, id: id, login: login, client: leg, owner: self, engine: engine,
             portal: portal, onClientOutput: { [weak self] in self?.read() })
@@ -368,6 +374,17 @@ final class VolumeMember: ISCSINexusOwner {
 
     private func finish(_ tag: UInt32, _ outcome: MemberRequest.Outcome) {
         guard let request = requests.removeValue(forKey: tag) else { return }
+        if isNew, case .answered(let status, let sense) = outcome {
+            // SAM-5 section 5.14.1: a nexus that comes into being has a condition. It is ours and not the client's,
+            // which has done nothing.
+            isNew = false
+            if status == 2, let known = SCSISense(sense), known.key == 6, known.code == 0x29 {
+                return after { [weak self] in
+                    request.onAgain()
+                    self?.send(request)
+                }
+            }
+        }
         after { request.onEnd(outcome) }
     }
 

@@ -17,7 +17,8 @@ final class VolumeTask {
     let tag: UInt32
     let block: [UInt8]
     let command: SCSICommand
-    unowned let unit: VolumeUnit
+    /// Which has it until it ends.
+    let unit: VolumeUnit
     private(set) var phase = Phase.gathering
     /// Octets that the initiator expects to be moved (RFC 7143 section 11.3.4).
     let expected: Int
@@ -239,7 +240,11 @@ final class VolumeTask {
             return then()
         }
         if unit.volume.isMirror {
-            onAbort = then
+            let earlier = onAbort
+            onAbort = {
+                earlier?()
+                then()
+            }
             return
         }
         let open = parts.filter { $0.request != nil }

@@ -41,15 +41,8 @@ final class VolumePart {
         self.isCopy = isCopy
     }
 
-    /// Where in the task's data the first octet is that has not come.
-    var firstMissing: Int {
-        var known = received
-        for piece in pieces {
-            if known < piece.length { return piece.offset + known }
-            known -= piece.length
-        }
-        return .max
-    }
+    /// Where in the task's data the first octet is that is not known to be right: not before the status is there.
+    var firstMissing: Int { isGood ? .max : pieces.first?.offset ?? .max }
 }
 
 /// Commands that are about blocks: split among the members, put together again.
@@ -90,9 +83,11 @@ extension VolumeTask {
         let count = UInt64((wanted + length - 1) / length)
         guard count > 0 else { return succeed(moved: whole.partialValue) }
         let range = SCSICommand.Range(start: range.start, count: count)
-        lock(range, .read) { [self] in
-            reserve(Int(count) * length) { [weak self] in
-                guard let self, isRunning else { return }
+        // Memory first: who has blocks must not wait for those who have memory.
+        reserve(Int(count) * length) { [self] in
+            guard isRunning else { return }
+            lock(range, .read) { [weak self] in
+                guard let self else { return }
                 // Not cleared: what has not come is not passed on.
                 input = [UInt8](unsafeUninitializedCapacity: Int(count) * length) {
                     $1 = Int(count) * length
@@ -191,7 +186,16 @@ extension VolumeTask {
         let octets = octets ?? self.data
         guard let layout = volume.layout else { return [] }
         let isCopied = volume.isMirror && writing != nil
-        return layout.parts(start: range.start, count: range.count).flatMap { part in
+        // What has no data of its own for each block goes to a member as one, however many chunks it has there.
+        var isDivided = reads
+        if case .each = data { isDivided = true }
+        let divided =
+            isDivided
+            ? layout.parts(
+                start: range.start, count: range.count,
+                maximum: UInt64(max(1, Self.partMaximum / length)))
+            : layout.spans(start: range.start, count: range.count)
+        return divided.flatMap { part in
             let pieces = part.pieces.map {
                 (length: Int($0.count) * length, offset: Int($0.offset) * length)
             }
@@ -208,18 +212,25 @@ extension VolumeTask {
                 defer { member += piece.count }
                 return (member: member, volume: range.start + piece.offset, count: piece.count)
             }
+            // Longer than a command can say: refused by the member, not taken for another command.
+            let block =
+                SCSICommand.part(of: block ?? self.block, start: part.start, count: part.count)
+                ?? Self.impossibleBlock
             let places =
                 isCopied ? volume.written : [volume.isMirror ? -1 : part.member]
             return places.map { place in
                 VolumePart(
-                    place: place,
-                    block: SCSICommand.part(
-                        of: block ?? self.block, start: part.start, count: part.count) ?? [],
-                    payload: payload, inputLength: reads ? Int(part.count) * length : 0,
+                    place: place, block: block, payload: payload, inputLength: reads ? Int(part.count) * length : 0,
                     pieces: reads ? pieces : [], blocks: blocks, isCopy: isCopied)
             }
         }
     }
+
+    /// Octets of one command to a member: what is read of a long range goes on while the rest is read.
+    private static let partMaximum = 256 << 10
+
+    /// READ (16) far beyond any end.
+    private static let impossibleBlock = SCSICommand.readBlocks(start: .max, count: 1)
 
     // MARK: Parts
 
@@ -243,14 +254,12 @@ extension VolumeTask {
         }
         part.received = 0
         part.startedAt = unit.engine.loop.now
-        let isLong = part.inputLength > unit.burstMaximum
         let request = MemberRequest(
             part.block, payload: part.payload, inputLength: part.inputLength,
             onData: { [weak self, weak part] offset, bytes in
                 guard let self, let part else { return }
                 receive(bytes, at: offset, of: part)
-                if isLong { unit.passLater(self) }
-            },
+            }, onAgain: { [weak part] in part?.received = 0 },
             onEnd: { [weak self, weak part] in
                 guard let self, let part else { return }
                 take($0, of: part, then)
@@ -292,6 +301,8 @@ extension VolumeTask {
     ) {
         part.request = nil
         guard isRunning else { return }
+        // Tried again it may be at another member.
+        defer { unit.flush() }
         let volume = unit.volume
         let isRead = volume.isMirror && !part.isCopy
         switch outcome {
@@ -348,7 +359,9 @@ extension VolumeTask {
     private func ended(_ part: VolumePart, _ result: VolumePart.Result, _ then: () -> Void) {
         part.result = result
         partsOpen -= 1
-        if partsOpen == 0 { then() }
+        if partsOpen == 0 { return then() }
+        // Data of a read goes as soon as all before it is there.
+        if part.inputLength > 0, case .read = command { unit.passLater(self) }
     }
 
     // MARK: Putting together
@@ -430,7 +443,13 @@ extension VolumeTask {
             if case .answered = $0.result { return true }
             return false
         }
-        guard !answered.isEmpty else { return partsOutcome(parts.filter { !$0.hasLeft }) }
+        // The last one that has everything may not leave: without its answer nobody has the write for certain.
+        guard answered.contains(where: { volume.states[$0.place] == .inService }),
+            parts.allSatisfy({ !$0.isLost })
+        else {
+            return partsOutcome(parts.filter { !$0.hasLeft && !$0.isGood })
+                ?? .sense(SCSISense.communicationFailure.fixed)
+        }
         let bad = answered.filter { !$0.isGood }
         if bad.isEmpty { return nil }
         let good = answered.filter(\.isGood)
@@ -458,6 +477,10 @@ extension VolumeTask {
 extension VolumePart {
     var isGood: Bool {
         if case .answered(status: 0, _) = result { return true }
+        return false
+    }
+    var isLost: Bool {
+        if case .lost = result { return true }
         return false
     }
     var hasLeft: Bool {

@@ -89,6 +89,7 @@ extension VolumeTask {
         var answer: [UInt8] = []
         send(
             block, payload, to: place, wanted: wanted, onData: { answer += $0 },
+            onAgain: { answer = [] },
             then: { [weak self] outcome in
                 guard let self, isRunning else { return }
                 switch outcome {
@@ -107,7 +108,7 @@ extension VolumeTask {
 
     private func send(
         _ block: [UInt8], _ payload: [UInt8], to place: Int, wanted: Int,
-        onData: @escaping (UnsafeRawBufferPointer) -> Void,
+        onData: @escaping (UnsafeRawBufferPointer) -> Void, onAgain: @escaping () -> Void = {},
         then: @escaping (MemberRequest.Outcome) -> Void
     ) {
         let part = VolumePart(place: place, block: block)
@@ -115,7 +116,7 @@ extension VolumeTask {
         partsOpen = 1
         let request = MemberRequest(
             block, payload: MemberRequest.Payload(payload), inputLength: wanted,
-            onData: { _, bytes in onData(bytes) },
+            onData: { _, bytes in onData(bytes) }, onAgain: onAgain,
             onEnd: { [weak self, weak part] outcome in
                 part?.request = nil
                 self?.partsOpen = 0
@@ -226,7 +227,9 @@ extension VolumeTask {
         (there[10], there[11], there[12], there[13]) = (0, 0, 0, 24)
         let place = volume.isMirror ? volume.lead : extent.member
         var answer: [UInt8] = []
-        send(there, [], to: place, wanted: 24, onData: { answer += $0 }) { [weak self] outcome in
+        send(
+            there, [], to: place, wanted: 24, onData: { answer += $0 }, onAgain: { answer = [] }
+        ) { [weak self] outcome in
             guard let self, isRunning else { return }
             switch outcome {
             case .answered(status: 0, _):
@@ -267,7 +270,7 @@ extension VolumeTask {
                 guard let self else { return }
                 var byMember: [Int: [SCSICommand.Range]] = [:]
                 for range in wanted {
-                    for part in layout.parts(start: range.start, count: range.count) {
+                    for part in layout.spans(start: range.start, count: range.count) {
                         byMember[part.member, default: []].append(
                             SCSICommand.Range(start: part.start, count: part.count))
                     }
@@ -300,9 +303,10 @@ extension VolumeTask {
         guard isWithin(range) else { return }
         let size = Int(range.count) * unit.volume.blockLength
         guard data.count == 2 * size else { return fail(.invalidField) }
-        lock(range, .atomic) { [self] in
-            reserve(size) { [weak self] in
-                guard let self, isRunning else { return }
+        reserve(size) { [self] in
+            guard isRunning else { return }
+            lock(range, .atomic) { [weak self] in
+                guard let self else { return }
                 input = [UInt8](repeating: 0, count: size)
                 // Protection and DPO are as in the command.
                 var read = SCSICommand.readBlocks(start: 0, count: 0)

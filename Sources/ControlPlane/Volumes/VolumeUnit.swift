@@ -52,6 +52,9 @@ final class VolumeUnit: MessageDestination {
 
     var nexuses: [ISCSINexus] { members.compactMap(\.nexus) }
 
+    /// A member knows that this session holds something.
+    var hasReservation: Bool { nexuses.contains { !$0.relay.reservations.isEmpty } }
+
     func openRequests(at nexus: ISCSINexus) -> Int {
         members.first { $0.nexus === nexus }?.openRequests ?? 0
     }
@@ -323,12 +326,13 @@ final class VolumeUnit: MessageDestination {
             // What is cut off in the middle would leave the members different: it ends first.
             let locks = volume.locks
             let ticket = TicketBox()
-            ticket.value = locks.acquire(0..<capacity, for: .atomic) { [weak self] in
+            ticket.value = locks.acquire(0..<capacity, for: .atomic) { [engine, weak self] in
                 // Not before the ticket is known.
-                self?.engine.loop.postLocal {
-                    guard let self, let value = ticket.value else { return }
-                    self.manageMembers(function, tag) { locks.release(value) }
-                    self.flush()
+                engine.loop.postLocal { [weak self] in
+                    guard let value = ticket.value else { return }
+                    guard let self, !isEnded else { return locks.release(value) }
+                    manageMembers(function, tag) { locks.release(value) }
+                    flush()
                 }
             }
         // Resets of the target are not a unit's.
