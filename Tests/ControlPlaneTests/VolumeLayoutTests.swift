@@ -116,7 +116,9 @@ import Testing
         #expect(layout.capacity == 24 && layout.members == [8, 8, 8])
         #expect(
             layout.parts(start: 3, count: 12) == [
-                Part(member: 0, start: 3, count: 4, pieces: [.init(offset: 0, count: 1), .init(offset: 9, count: 3)]),
+                Part(
+                    member: 0, start: 3, count: 4,
+                    pieces: [.init(offset: 0, count: 1), .init(offset: 9, count: 3)]),
                 Part(member: 1, start: 0, count: 4, pieces: [.init(offset: 1, count: 4)]),
                 Part(member: 2, start: 0, count: 4, pieces: [.init(offset: 5, count: 4)]),
             ])

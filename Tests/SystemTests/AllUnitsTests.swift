@@ -206,6 +206,49 @@ extension SystemTests {
             try await restore(lab, "server1", ["r1", "r2"])
         }
 
+        /// A client has sent a part of a command when its server is lost: in the middle of its data, or of its header;
+        /// spliced, or at the message grain. The rest comes later, and the command is carried out.
+        @Test func aCommandIsCutInTwo() async throws {
+            let lab = try Laboratory.here()
+            var clients: [(initiator: RawInitiator, block: UInt32, data: [UInt8], cut: Int)] = []
+            for (number, cut) in [1_000, 20, 1_000, 20].enumerated() {
+                let initiator = try RawInitiator(lab, host: "client1", address: "10.10.0.100")
+                initiator.setTimeout(seconds: 10)
+                let login = try initiator.login(target: "iqn.2026-01.lab.dsr:all")
+                try #require(login.loginStatus == 0)
+                let data = (0..<4_096).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ number) }
+                clients.append((initiator, UInt32(100_000 + 8 * number), data, cut))
+            }
+            // The first two use one unit only, and are spliced for it; the others use a second one all the time.
+            let areSpliced = try await eventually(within: 8) {
+                for (number, client) in clients.enumerated() {
+                    _ = try client.initiator.testUnitReady(unit: 1)
+                    if number >= 2 { _ = try client.initiator.testUnitReady(unit: 3) }
+                }
+                return try await sessions(lab).filter { $0.state == "spliced" }.count == 2
+            }
+            try #require(areSpliced)
+            for (number, client) in clients.enumerated() where number >= 2 {
+                _ = try client.initiator.testUnitReady(unit: 3)
+            }
+            for client in clients {
+                try client.initiator.beginWrite(
+                    unit: 1, block: client.block, data: client.data, cutAfter: client.cut)
+            }
+            try await Task.sleep(for: .milliseconds(50))
+            try await lab.dsrlab("service", lab.prefix, "server1", "kill")
+            try await Task.sleep(for: .seconds(1))
+            for (number, client) in clients.enumerated() {
+                #expect(try client.initiator.finishWrite().scsiStatus == 0, "client \(number)")
+                let back = try client.initiator.read(unit: 1, block: client.block, count: 8)
+                #expect(back.scsiStatus == 0 && back.data == client.data, "client \(number)")
+                // The first one at a unit gets a unit attention.
+                _ = try client.initiator.testUnitReady(unit: 3)
+                #expect(try client.initiator.testUnitReady(unit: 3).scsiStatus == 0)
+            }
+            try await restore(lab, "server1", ["r1", "r2"])
+        }
+
         /// Units of other servers go on as if nothing were; what is lost is answered when it is found out.
         @Test func aFrozenServerHoldsUpItsOwnUnitsOnly() async throws {
             let lab = try await Laboratory.bringUp(topology: "fig2-san") {

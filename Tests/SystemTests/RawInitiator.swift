@@ -99,11 +99,11 @@ final class RawInitiator {
 
     /// TEST UNIT READY to LUN 1; tells whether the status is GOOD. After a login the first one gets a
     /// unit attention.
-    func testUnitReady() throws -> Answer {
+    func testUnitReady(unit: UInt8 = 1) throws -> Answer {
         var header = [UInt8](repeating: 0, count: 48)
         header[0] = 0x01
         header[1] = 0x81  // F, simple task
-        header[9] = 1
+        header[9] = unit
         taskTag += 1
         header.setWord(16, taskTag)
         let answer = try exchange(header, data: [])
@@ -112,17 +112,72 @@ final class RawInitiator {
         return answer
     }
 
+    /// READ (10) of blocks of 512 octets that come in one Data-In PDU, with its status.
+    func read(unit: UInt8, block: UInt32, count: Int) throws -> Answer {
+        try send(command(unit: unit, 0x28, block, count, flags: 0xc1), data: [])
+        return try finish()
+    }
+
+    /// The first `count` octets of a WRITE (10) with immediate data; `finishWrite` sends the rest.
+    func beginWrite(unit: UInt8, block: UInt32, data: [UInt8], cutAfter count: Int) throws {
+        let octets = framed(command(unit: unit, 0x2a, block, data.count / 512, flags: 0xa1), data)
+        unsent = Array(octets[count...])
+        try send(Array(octets[..<count]))
+    }
+
+    func finishWrite() throws -> Answer {
+        try send(unsent)
+        return try finish()
+    }
+
+    private var unsent: [UInt8] = []
+
+    private func command(
+        unit: UInt8, _ code: UInt8, _ block: UInt32, _ count: Int, flags: UInt8
+    ) -> [UInt8] {
+        var header = [UInt8](repeating: 0, count: 48)
+        header[0] = 0x01
+        header[1] = flags
+        header[9] = unit
+        taskTag += 1
+        header.setWord(16, taskTag)
+        header.setWord(20, UInt32(count * 512))
+        header[32] = code
+        header.setWord(34, block)
+        header[40] = UInt8(count)
+        return header
+    }
+
+    private func finish() throws -> Answer {
+        let answer = try answer()
+        commandNumber &+= 1
+        expectedStatus = answer.header.word(24) &+ 1
+        return answer
+    }
+
     private func exchange(_ start: [UInt8], data: [UInt8]) throws -> Answer {
+        try send(start, data: data)
+        return try answer()
+    }
+
+    private func send(_ start: [UInt8], data: [UInt8]) throws { try send(framed(start, data)) }
+
+    private func send(_ octets: [UInt8]) throws {
+        guard Glibc.send(descriptor, octets, octets.count, Int32(MSG_NOSIGNAL)) == octets.count
+        else { throw Failure.closed }
+    }
+
+    private func framed(_ start: [UInt8], _ data: [UInt8]) -> [UInt8] {
         var header = start
         header[5] = UInt8(data.count >> 16)
         header[6] = UInt8(data.count >> 8 & 0xff)
         header[7] = UInt8(data.count & 0xff)
         header.setWord(24, commandNumber)
         header.setWord(28, expectedStatus)
-        let octets = header + data + [UInt8](repeating: 0, count: (4 - data.count % 4) % 4)
-        guard send(descriptor, octets, octets.count, Int32(MSG_NOSIGNAL)) == octets.count else {
-            throw Failure.closed
-        }
+        return header + data + [UInt8](repeating: 0, count: (4 - data.count % 4) % 4)
+    }
+
+    private func answer() throws -> Answer {
         let answer = try receive(48)
         let length = Int(answer[5]) << 16 | Int(answer[6]) << 8 | Int(answer[7])
         return Answer(header: answer, data: Array(try receive((length + 3) & ~3).prefix(length)))

@@ -77,7 +77,8 @@ extension ISCSIUnitRouter {
     /// The client's connection becomes the unit's, at a moment when nothing is on its way in the relay.
     private func goAlone(_ number: Int) {
         guard grain.isWanted, !isOver, alone == nil, newestUnit == number, relay.isAtRest,
-            shared.isEmpty, let unit = units[number], let nexus = unit.nexus, tasks.values.allSatisfy({ $0.unit == number })
+            shared.isEmpty, let unit = units[number], let nexus = unit.nexus,
+            tasks.values.allSatisfy({ $0.unit == number })
         else { return }
         // Without a log nobody would know, back here, what is open.
         guard nexus.log != nil, nexus.redirect.state == .relaying, !nexus.redirect.isLeaving,

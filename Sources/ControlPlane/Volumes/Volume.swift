@@ -186,7 +186,8 @@ final class Volume {
             return reasons.sorted { $0.key < $1.key }.first?.value ?? "no member has a capacity"
         }
         if let place = known.first(where: { $0.value.blockLength != number.blockLength })?.key {
-            return "blocks of \(resources[place].name) are not as long as those of \(resources[first].name)"
+            return
+                "blocks of \(resources[place].name) are not as long as those of \(resources[first].name)"
         }
         memberCapacity = answers[first] ?? []
         if isMirror { return openMirror(known, reasons) }

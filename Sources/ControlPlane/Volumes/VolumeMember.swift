@@ -189,7 +189,9 @@ final class VolumeMember: ISCSINexusOwner {
     /// Carries out a task management function (RFC 7143 section 11.5.1). `then` gets the response; nil: there is no
     /// server, so that nothing of the session's is open there.
     /// - Parameter request: the task that it is about.
-    func manage(_ function: UInt8, _ request: MemberRequest? = nil, then: @escaping (UInt8?) -> Void) {
+    func manage(
+        _ function: UInt8, _ request: MemberRequest? = nil, then: @escaping (UInt8?) -> Void
+    ) {
         guard let nexus, let unit = portal.serverUnit(of: resource.name) else {
             return after { then(nil) }
         }
@@ -222,7 +224,8 @@ final class VolumeMember: ISCSINexusOwner {
         let answers = Array(functions.values)
         requests = [:]
         functions = [:]
-        input = Input()
+        stream.reset()
+        gathered = []
         isFed = false
         after {
             for request in open { request.onEnd(.lost(reason)) }
@@ -262,74 +265,31 @@ final class VolumeMember: ISCSINexusOwner {
 
     // MARK: Answers
 
-    /// The server's stream, as far as it was looked at.
-    private struct Input {
-        var header: [UInt8] = []
-        /// Octets of the present PDU that are to come: additional headers, data, padding.
-        var additional = 0
-        var data = 0
-        var padding = 0
-        /// Where in its command's data they are; nil: they are gathered.
-        var offset: Int?
-        var gathered: [UInt8] = []
-    }
-    private var input = Input()
+    private let stream = PDUStream()
+    /// Data of the present PDU that belongs to no command's.
+    private var gathered: [UInt8] = []
 
     /// Octets of the server wait in the nexus. All are taken; nothing is sent from here.
     private func read() {
         guard let nexus else { return }
         nexus.redirect.output.toClient.drain { bytes in
-            cut(bytes)
+            stream.take(
+                bytes, begin: { _ in },
+                part: { header, offset, part in
+                    if header[0] & 0x3f == ISCSIOpcode.dataIn {
+                        let place = Int(header.field32(40)) + offset
+                        requests[header.field32(16)]?.onData(place, part)
+                    } else {
+                        gathered += part
+                    }
+                },
+                end: { header in
+                    let data = gathered
+                    gathered = []
+                    take(header, data)
+                })
             return bytes.count
         }
-    }
-
-    private func cut(_ bytes: UnsafeRawBufferPointer) {
-        var place = 0
-        while place < bytes.count {
-            if input.header.count < ISCSIPDU.headerLength {
-                let count = min(ISCSIPDU.headerLength - input.header.count, bytes.count - place)
-                input.header += bytes[place..<place + count]
-                place += count
-                guard input.header.count == ISCSIPDU.headerLength else { return }
-                begin()
-            } else if input.additional > 0 {
-                let count = min(input.additional, bytes.count - place)
-                input.additional -= count
-                place += count
-            } else if input.data > 0 {
-                let count = min(input.data, bytes.count - place)
-                let part = UnsafeRawBufferPointer(rebasing: bytes[place..<place + count])
-                if let offset = input.offset {
-                    requests[input.header.field32(16)]?.onData(offset, part)
-                    input.offset = offset + count
-                } else {
-                    input.gathered += part
-                }
-                input.data -= count
-                place += count
-            } else {
-                let count = min(input.padding, bytes.count - place)
-                input.padding -= count
-                place += count
-            }
-            if input.header.count == ISCSIPDU.headerLength,
-                input.additional + input.data + input.padding == 0
-            {
-                let whole = input
-                input = Input()
-                take(whole.header, whole.gathered)
-            }
-        }
-    }
-
-    private func begin() {
-        let header = input.header
-        let data = Int(header[5]) << 16 | Int(header[6]) << 8 | Int(header[7])
-        input.additional = Int(header[4]) * 4
-        input.padding = (4 - data & 3) & 3
-        input.data = data
-        if header[0] & 0x3f == ISCSIOpcode.dataIn { input.offset = Int(header.field32(40)) }
     }
 
     private func take(_ header: [UInt8], _ data: [UInt8]) {

@@ -220,7 +220,8 @@ extension VolumeTask {
                 isCopied ? volume.written : [volume.isMirror ? -1 : part.member]
             return places.map { place in
                 VolumePart(
-                    place: place, block: block, payload: payload, inputLength: reads ? Int(part.count) * length : 0,
+                    place: place, block: block, payload: payload,
+                    inputLength: reads ? Int(part.count) * length : 0,
                     pieces: reads ? pieces : [], blocks: blocks, isCopy: isCopied)
             }
         }
@@ -244,8 +245,9 @@ extension VolumeTask {
 
     private func send(_ part: VolumePart, _ then: @escaping () -> Void) {
         let volume = unit.volume
-        if part.place < 0 || (volume.isMirror && !part.isCopy && part.request == nil
-            && part.tried.contains(part.place))
+        if part.place < 0
+            || (volume.isMirror && !part.isCopy && part.request == nil
+                && part.tried.contains(part.place))
         {
             guard let place = volume.reader(except: part.tried) else {
                 return ended(part, part.result ?? .lost, then)

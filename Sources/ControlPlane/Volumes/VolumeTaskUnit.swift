@@ -134,7 +134,8 @@ extension VolumeTask {
         ask(lead: block, payload: payload, wanted: 0) { [weak self] _ in
             guard let self else { return }
             let lead = unit.volume.lead
-            let others = unit.volume.isMirror
+            let others =
+                unit.volume.isMirror
                 ? unit.volume.written.filter { $0 != lead }
                 : unit.members.indices.filter { $0 != lead }
             askOthers(block, payload, others[...], attempts: 0)
@@ -300,9 +301,9 @@ extension VolumeTask {
         guard range.count <= UInt64(SCSIVolumeIdentity.compareAndWriteMaximum) else {
             return fail(.invalidField)
         }
-        guard isWithin(range) else { return }
         let size = Int(range.count) * unit.volume.blockLength
         guard data.count == 2 * size else { return fail(.invalidField) }
+        guard isWithin(range) else { return }
         reserve(size) { [self] in
             guard isRunning else { return }
             lock(range, .atomic) { [weak self] in

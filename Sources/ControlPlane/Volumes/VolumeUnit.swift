@@ -85,53 +85,15 @@ final class VolumeUnit: MessageDestination {
 
     // MARK: From the client
 
-    private struct Input {
-        var header: [UInt8] = []
-        var additional = 0
-        var data = 0
-        var padding = 0
-    }
-    private var input = Input()
+    private let stream = PDUStream()
 
     func feed(_ bytes: UnsafeRawBufferPointer) {
-        var place = 0
-        while place < bytes.count {
-            let left = bytes.count - place
-            if input.header.count < ISCSIPDU.headerLength {
-                let count = min(ISCSIPDU.headerLength - input.header.count, left)
-                input.header += bytes[place..<place + count]
-                place += count
-                guard input.header.count == ISCSIPDU.headerLength else { return }
-                begin(input.header)
-            } else if input.additional > 0 {
-                let count = min(input.additional, left)
-                input.additional -= count
-                place += count
-            } else if input.data > 0 {
-                let count = min(input.data, left)
-                tasks[input.header.field32(16)]?.append(
-                    UnsafeRawBufferPointer(rebasing: bytes[place..<place + count]))
-                input.data -= count
-                place += count
-            } else {
-                let count = min(input.padding, left)
-                input.padding -= count
-                place += count
-            }
-            if input.header.count == ISCSIPDU.headerLength,
-                input.additional + input.data + input.padding == 0
-            {
-                let header = input.header
-                input = Input()
-                complete(header)
-            }
-        }
+        stream.take(
+            bytes, begin: begin,
+            part: { header, _, part in tasks[header.field32(16)]?.append(part) }, end: complete)
     }
 
     private func begin(_ header: [UInt8]) {
-        input.additional = Int(header[4]) * 4
-        input.data = Int(header[5]) << 16 | Int(header[6]) << 8 | Int(header[7])
-        input.padding = (4 - input.data & 3) & 3
         guard header[0] & 0x3f == ISCSIOpcode.scsiCommand else { return }
         let task = VolumeTask(header, unit: self)
         tasks[task.tag] = task
