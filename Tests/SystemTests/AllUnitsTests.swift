@@ -249,6 +249,16 @@ extension SystemTests {
             try await restore(lab, "server1", ["r1", "r2"])
         }
 
+        /// KiB of memory that dsrd has.
+        private func memory(_ lab: Laboratory) async throws -> Int {
+            let found = try await Program.run(["pgrep", "-f", "dsrd .*\(lab.state)/dsrd.sock"])
+            let pid = try #require(found.split(separator: "\n").first)
+            let status = try String(contentsOfFile: "/proc/\(pid)/status", encoding: .utf8)
+            let line = try #require(
+                status.split(separator: "\n").first { $0.hasPrefix("VmRSS:") })
+            return try #require(line.split(separator: " ").compactMap { Int($0) }.first)
+        }
+
         /// Units of other servers go on as if nothing were; what is lost is answered when it is found out.
         @Test func aFrozenServerHoldsUpItsOwnUnitsOnly() async throws {
             let lab = try await Laboratory.bringUp(topology: "fig2-san") {
@@ -259,13 +269,19 @@ extension SystemTests {
                 let frozen = try await load(
                     lab, seconds: 6,
                     options: [
-                        "--depth", "4", "--depth-of-unit", "--rate", "600", "--drain-seconds", "20",
+                        "--depth", "32", "--depth-of-unit", "--rate", "600", "--drain-seconds",
+                        "20",
                     ])
                 try await Task.sleep(for: .seconds(2))
+                let before = try await memory(lab)
                 try await lab.dsrlab("service", lab.prefix, "server1", "freeze")
                 try await Task.sleep(for: .seconds(2))
                 let session = try #require(try await sessions(lab).first)
                 #expect(session.units.count == 6)
+                // Two units with all that a session may have open there, 64 commands with 64 KiB of data, twice: on
+                // their way and in the log.
+                let grown = try await memory(lab) - before
+                #expect(grown < 2 * 2 * 64 * 64, "\(grown) KiB")
                 try await lab.dsrlab("service", lab.prefix, "server1", "thaw")
                 let report = try await frozen.report()
                 #expect(report.ok, "\(report)")

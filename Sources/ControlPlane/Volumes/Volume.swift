@@ -412,17 +412,22 @@ final class Volume {
     private func settleRegions() {
         guard savesOpen == 0, mapTrouble == nil, let changed = map?.changed else { return }
         let rested = changed.filter { isResting($0) }
-        guard !rested.isEmpty, !isSettling else { return }
+        guard !rested.isEmpty, !isSettling, engine.loop.now >= settleNotBefore else { return }
         // What a server keeps in a cache it may lose alone: not before it is on the medium are the members the same
         // for certain (SBC-3 section 5.22).
         isSettling = true
         var missing = states.count
         var isGood = true
-        for member in ownMembers() {
+        for (place, member) in ownMembers().enumerated() {
             Self.synchronize(member) { [weak self] trouble in
+                guard let self else { return }
                 missing -= 1
-                if trouble != nil { isGood = false }
-                guard missing == 0, let self else { return }
+                if let trouble {
+                    isGood = false
+                    settleNotBefore = engine.loop.now + Self.settleInterval
+                    takeOut(place, trouble)
+                }
+                guard missing == 0 else { return }
                 isSettling = false
                 if isGood, inService.count == states.count { settle(rested) }
                 leaveOwn()
@@ -431,6 +436,9 @@ final class Volume {
         }
     }
     private var isSettling = false
+    /// ns; and what is waited after a failure.
+    private var settleNotBefore: UInt64 = 0
+    private static let settleInterval: UInt64 = 5_000_000_000
 
     private func isResting(_ region: Int) -> Bool {
         writers[region] == nil
