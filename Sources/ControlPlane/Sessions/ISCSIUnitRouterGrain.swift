@@ -113,6 +113,8 @@ extension ISCSIUnitRouter {
                 nextCommand: expectedCommand, nextStatus: nextStatus,
                 expectedCommand: expectedCommand, maximumCommand: maximumCommand))
         alone = number
+        engine.log.debug(
+            "session \(id): unit \(number) alone, command \(expectedCommand), \(tasks.count) open")
         grain.changedAt = engine.loop.now
         grain.reason = "only unit \(number) is in use"
         nexus.redirect.setWantsSplice(true)
@@ -171,6 +173,9 @@ extension ISCSIUnitRouter {
         let waiting = header + nexus.relay.endAlone()
         let leg = redirect.releaseClient { [weak self] in self?.outputReady() }
         let number = alone
+        engine.log.debug(
+            "session \(id): back from unit \(number), \(redirect.state): \(waiting.count) octets wait, \(cut) are cut off, \(unfinished) unfinished (\(redirect.output.toClient.count) here), command \(numbers.nextCommand)"
+        )
         self.alone = nil
         client = leg
         expectedCommand = numbers.nextCommand

@@ -63,12 +63,12 @@ final class VolumeUnit: MessageDestination {
     func end(_ reason: String) {
         guard !isEnded else { return }
         isEnded = true
+        hungry = []
         for task in order where !(volume.isMirror && task.isWriting) {
             task.discard()
             tasks[task.tag] = nil
         }
         order.removeAll { $0.isEnded }
-        hungry = []
         endReason = reason
         leaveWhenDone()
     }
@@ -334,13 +334,14 @@ final class VolumeUnit: MessageDestination {
 
     private func dropAll(tells: Bool) {
         for member in members { member.forgetAll() }
+        // Nothing begins with the memory that others give back.
+        hungry = []
         for task in order {
             task.discard()
             if tells { say(ISCSIPDU(status: 0x40, to: task.header)) }
         }
         let dropped = order
         order = []
-        hungry = []
         orderedOpen = 0
         for task in dropped { tasks[task.tag] = nil }
     }
