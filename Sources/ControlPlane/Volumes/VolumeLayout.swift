@@ -107,6 +107,13 @@ public struct VolumeLayout: Hashable, Sendable {
         return result
     }
 
+    /// The run that begins at a block; nil when it is not within the volume.
+    public func extent(at block: UInt64) -> Extent? {
+        guard block < capacity else { return nil }
+        let (member, place, run) = locate(block)
+        return Extent(member: member, start: place, count: run, offset: 0)
+    }
+
     /// Member and block there of a block of the volume, and how many follow it there.
     private func locate(_ block: UInt64) -> (member: Int, start: UInt64, run: UInt64) {
         switch kind {

@@ -23,9 +23,8 @@ final class VolumeTask {
     /// Octets that the initiator expects to be moved (RFC 7143 section 11.3.4).
     let expected: Int
     private let isWrite: Bool
-    private let isRead: Bool
     /// The initiator takes data.
-    var isReading: Bool { isRead }
+    let isReading: Bool
 
     /// From the client.
     private(set) var data: [UInt8] = []
@@ -55,8 +54,8 @@ final class VolumeTask {
         block = Array(header[32..<48])
         command = SCSICommand(block)
         isWrite = header[1] & 0x20 != 0
-        isRead = header[1] & 0x40 != 0 && !isWrite
-        expected = isWrite || isRead ? Int(header.field32(20)) : 0
+        isReading = header[1] & 0x40 != 0 && !isWrite
+        expected = isWrite || isReading ? Int(header.field32(20)) : 0
         if isWrite, expected > Volume.transferMaximum { refusal = .invalidField }
     }
 
@@ -142,17 +141,14 @@ final class VolumeTask {
     /// GOOD, with `count` octets moved, or that would have been if the initiator had expected them.
     func succeed(moved count: Int = 0) {
         guard phase == .running else { return }
-        var pdu = ISCSIPDU(status: 0, to: header)
-        pdu.setResidual(moved: count, expected: expected)
-        unit.say(self, pdu)
-        end()
+        answer(status: 0, moved: count)
     }
 
     /// GOOD, with data. `length`: of all that there is.
     func succeed(data: [UInt8], of length: Int? = nil) {
         guard phase == .running else { return }
         let total = length ?? data.count
-        let moved = isRead ? min(expected, data.count) : 0
+        let moved = isReading ? min(expected, data.count) : 0
         guard moved > sent else { return succeed(moved: total) }
         var flags: UInt8 = 0
         if total > expected { flags = 4 } else if total < expected { flags = 2 }
@@ -170,7 +166,7 @@ final class VolumeTask {
     /// What of `input` is there from the begin on, up to `count`, may go; less than all of it.
     func pass(upTo count: Int) {
         let end = min(count, min(expected, input.count) - 1) & ~511
-        guard phase == .running, isRead, end > sent, onAbort == nil else { return }
+        guard phase == .running, isReading, end > sent, onAbort == nil else { return }
         input.withUnsafeBytes {
             unit.send(
                 self, UnsafeRawBufferPointer(rebasing: $0[sent..<end]), at: sent, last: nil)
@@ -186,19 +182,18 @@ final class VolumeTask {
     func fail(_ sense: SCSISense) { fail(sense: sense.fixed) }
 
     func fail(sense: [UInt8]) {
-        guard phase != .ended else { return }
-        var pdu = ISCSIPDU(status: 2, to: header)
-        pdu.setResidual(moved: sent, expected: expected)
         // RFC 7143 section 11.4.7.2: the sense data is behind its length.
-        pdu.data = [UInt8(sense.count >> 8 & 0xff), UInt8(sense.count & 0xff)] + sense
-        unit.say(self, pdu)
-        end()
+        let length = [UInt8(sense.count >> 8 & 0xff), UInt8(sense.count & 0xff)]
+        answer(status: 2, moved: sent, data: length + sense)
     }
 
-    func fail(status: UInt8) {
+    func fail(status: UInt8) { answer(status: status, moved: sent) }
+
+    private func answer(status: UInt8, moved count: Int, data: [UInt8] = []) {
         guard phase != .ended else { return }
         var pdu = ISCSIPDU(status: status, to: header)
-        pdu.setResidual(moved: sent, expected: expected)
+        pdu.setResidual(moved: count, expected: expected)
+        pdu.data = data
         unit.say(self, pdu)
         end()
     }

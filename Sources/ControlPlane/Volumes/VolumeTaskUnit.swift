@@ -75,17 +75,18 @@ extension VolumeTask {
     /// Asks the first member and gives on what it says.
     private func askLead() {
         let wanted = min(isReading ? expected : 0, Self.answerMaximum)
-        ask(lead: block, payload: data, wanted: wanted) { [weak self] octets in
+        ask(block, payload: data, wanted: wanted) { [weak self] octets in
             self?.succeed(data: octets)
         }
     }
 
-    /// Asks the first member; `then` gets the data, and the task fails when it does.
+    /// Asks one member; `then` gets the data, and the task fails when it does.
+    /// - Parameter member: nil: the first one, and when that leaves a mirror, the one that is first then.
     private func ask(
-        lead block: [UInt8], payload: [UInt8] = [], wanted: Int,
+        _ block: [UInt8], payload: [UInt8] = [], at member: Int? = nil, wanted: Int,
         then: @escaping ([UInt8]) -> Void
     ) {
-        let place = unit.volume.lead
+        let place = member ?? unit.volume.lead
         var answer: [UInt8] = []
         send(
             block, payload, to: place, wanted: wanted, onData: { answer += $0 },
@@ -98,7 +99,7 @@ extension VolumeTask {
                 case .answered(let status, _): fail(status: status)
                 case .lost(let reason):
                     if unit.volume.takeOut(place, reason), unit.volume.lead != place {
-                        return ask(lead: block, payload: payload, wanted: wanted, then: then)
+                        return ask(block, payload: payload, at: member, wanted: wanted, then: then)
                     }
                     fail(.communicationFailure)
                 }
@@ -131,7 +132,7 @@ extension VolumeTask {
     /// others are those that the first one tells.
     private func askAll(_ block: [UInt8]) {
         let payload = data
-        ask(lead: block, payload: payload, wanted: 0) { [weak self] _ in
+        ask(block, payload: payload, wanted: 0) { [weak self] _ in
             guard let self else { return }
             let lead = unit.volume.lead
             let others =
@@ -181,7 +182,7 @@ extension VolumeTask {
         if let page, page == 0x80 || page == 0x83 {
             return tell(identity.vitalData(page: page, member: []), allocation)
         }
-        ask(lead: whole, wanted: 512) { [weak self] octets in
+        ask(whole, wanted: 512) { [weak self] octets in
             guard let self else { return }
             guard let page else {
                 return tell(identity.standardInquiry(octets), allocation)
@@ -201,7 +202,7 @@ extension VolumeTask {
         } else {
             whole[4] = 0xff
         }
-        ask(lead: whole, wanted: isLong ? 4_096 : 255) { [weak self] octets in
+        ask(whole, wanted: isLong ? 4_096 : 255) { [weak self] octets in
             self?.tell(identity.modeSense(octets, isLong: isLong), allocation)
         }
     }
@@ -218,7 +219,7 @@ extension VolumeTask {
     private func logicalBlockStatus(_ start: UInt64, _ allocation: Int) {
         let volume = unit.volume
         guard let layout = volume.layout, let identity = volume.identity,
-            let extent = layout.extents(start: start, count: layout.capacity &- start).first
+            let extent = layout.extent(at: start)
         else { return fail(.outOfRange) }
         var there = block
         for index in 0..<8 {
@@ -226,27 +227,11 @@ extension VolumeTask {
         }
         // One descriptor: what follows in the volume is another member's, or is asked for next.
         (there[10], there[11], there[12], there[13]) = (0, 0, 0, 24)
-        let place = volume.isMirror ? volume.lead : extent.member
-        var answer: [UInt8] = []
-        send(
-            there, [], to: place, wanted: 24, onData: { answer += $0 }, onAgain: { answer = [] }
-        ) { [weak self] outcome in
-            guard let self, isRunning else { return }
-            switch outcome {
-            case .answered(status: 0, _):
-                tell(
-                    identity.logicalBlockStatus(
-                        answer, memberStart: extent.start, volumeStart: start,
-                        maximum: extent.count), allocation)
-            case .answered(status: 2, let sense) where !sense.isEmpty: fail(sense: sense)
-            case .answered(let status, _): fail(status: status)
-            case .lost(let reason):
-                if volume.takeOut(place, reason) {
-                    return logicalBlockStatus(start, allocation)
-                }
-                fail(.communicationFailure)
-            }
-            unit.flush()
+        ask(there, at: volume.isMirror ? nil : extent.member, wanted: 24) { [weak self] octets in
+            self?.tell(
+                identity.logicalBlockStatus(
+                    octets, memberStart: extent.start, volumeStart: start, maximum: extent.count),
+                allocation)
         }
     }
 

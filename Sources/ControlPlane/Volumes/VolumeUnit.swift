@@ -128,7 +128,7 @@ final class VolumeUnit: MessageDestination {
         }
         for (index, task) in order.enumerated() {
             if task.isWaiting {
-                if task.isHead || (task.isOrdered ? index == 0 : true) { task.start() }
+                if task.isHead || !task.isOrdered || index == 0 { task.start() }
             }
             if task.isOrdered { break }
         }
