@@ -78,4 +78,48 @@ import Testing
         #expect(arrived.compactMap { $0 } == wanted)
         #expect(fixture.snapshot.client.heldPackets == 0)
     }
+
+    /// A header of which the sender repeats the begin, and sends no more: nobody acknowledges that, so that its
+    /// retransmission time-out brings nothing else. The control plane is told, once.
+    @Test(arguments: SpliceSide.allCases) func onlyTheBeginOfAHeader(side: SpliceSide) throws {
+        var options = SpliceFixture.Options()
+        options.messages = SpliceMessages(format: .iscsi)
+        let fixture = try SpliceFixture(options)
+        func segment(_ position: Int, _ count: Int) -> ScriptedTCPSegment {
+            let payload = [UInt8](repeating: 0, count: count)
+            return side == .client
+                ? fixture.fromClient(position, payload: payload)
+                : fixture.fromServer(position, payload: payload)
+        }
+        func isTold() -> Bool {
+            fixture.network.events.contains {
+                if case .spliceMessageHeld(SpliceFixture.id, let told) = $0 {
+                    told == side
+                } else {
+                    false
+                }
+            }
+        }
+        func forwarded(_ segment: ScriptedTCPSegment) throws -> Int {
+            try (fixture.send(side, segment)[side == .client ? 3 : 1] ?? [])
+                .reduce(0) { $0 + $1.segment.payload.count }
+        }
+        // Cut headers as they come mostly: the rest follows, in pieces, some of them twice.
+        #expect(try forwarded(segment(0, 48 + 20)) == 48)
+        #expect(try forwarded(segment(68, 10)) == 0)
+        #expect(try forwarded(segment(78, 18)) == 48)
+        #expect(!isTold())
+        // Data that is repeated is no reason; nor is what comes behind the gap.
+        #expect(try forwarded(segment(0, 96)) == 96)
+        #expect(try forwarded(segment(96, 20)) == 0)
+        #expect(try forwarded(segment(200, 20)) == 0)
+        #expect(!isTold())
+        #expect(try forwarded(segment(96, 20)) == 0)
+        #expect(isTold())
+        #expect(try forwarded(segment(96, 20)) == 0)
+        #expect(!isTold())
+        let snapshot = fixture.snapshot
+        let own = side == .client ? snapshot.client : snapshot.server
+        #expect(own.headerDistance == 96)
+    }
 }

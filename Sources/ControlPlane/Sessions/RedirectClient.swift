@@ -24,9 +24,10 @@ extension Redirect {
         watch(.client)
     }
 
-    /// Gives it back. The server leg stays, when there is one; neither is in the dataplane.
+    /// Gives it back. The server leg stays, when there is one; neither is in the dataplane. Nothing is read here: what
+    /// the client has sent meanwhile comes after what its new owner was given, and must not get to the server before.
     func releaseClient(_ onOutput: @escaping () -> Void) -> Leg {
-        if state == .drainingToSplice { giveUpSplice(retryAfter: nil) }
+        if state == .drainingToSplice { undoDrainToSplice() }
         stopTimer()
         wantsSplice = false
         engine.loop.unregister(client.descriptor)

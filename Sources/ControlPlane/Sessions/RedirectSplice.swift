@@ -122,12 +122,17 @@ extension Redirect {
     }
 
     func giveUpSplice(retryAfter delay: UInt64?) {
+        undoDrainToSplice()
+        if let delay, wantsSplice { scheduleSplice(after: delay) }
+        pump()
+    }
+
+    /// The sockets get what was held; nothing is read from them yet.
+    func undoDrainToSplice() {
         statistics.spliceGiveUps += 1
         _ = try? engine.apply([.splice(.abortToSlow(id))])
         state = .relaying
         stopTimer()
-        if let delay, wantsSplice { scheduleSplice(after: delay) }
-        pump()
     }
 
     /// Nothing is left in our own hands: buffers, receive and send queues, holes.

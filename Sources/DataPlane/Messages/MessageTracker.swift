@@ -76,6 +76,9 @@ package struct MessageTracker: ~Copyable {
     package private(set) var nextHeader: SequenceNumber
     /// A message of a held kind starts at `nextHeader`.
     package private(set) var isKindHeld = false
+    /// What was inspected last had nothing new of the message at `nextHeader`, which is not whole: its sender repeats
+    /// what it has sent of it, and may send no more before that is acknowledged.
+    package private(set) var isRepeated = false
     package private(set) var messages: UInt64 = 0
 
     /// `followed`: position of the stream; before `nextHeader` when a message is on its way.
@@ -145,6 +148,7 @@ package struct MessageTracker: ~Copyable {
         delta: inout PayloadDelta, now: UInt64 = 0
     ) -> Verdict {
         reapply(payload, length, sequence, &delta)
+        isRepeated = false
         let end = sequence + UInt32(truncatingIfNeeded: length)
         if let log, role == .client {
             // The log wants the stream in order: a packet behind any gap waits.
@@ -154,6 +158,7 @@ package struct MessageTracker: ~Copyable {
         guard end.isAfter(nextHeader) else { return .forward }
         let needed = nextHeader + UInt32(truncatingIfNeeded: accumulated)
         if sequence.isAfter(needed) { return .hold }
+        isRepeated = accumulated > 0 && accumulated < unit && !end.isAfter(needed)
         while end.isAfter(nextHeader) {
             let ahead = Int(Int32(bitPattern: nextHeader - sequence))
             if isKindHeld { return ahead > 0 ? .forwardPrefix(ahead) : .hold }

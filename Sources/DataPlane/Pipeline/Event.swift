@@ -13,7 +13,8 @@ public enum Event: Sendable {
     case spliceProgress(SpliceID)
     /// Both FINs were acknowledged, a reset passed, or the idle time-out came.
     case spliceClosed(SpliceID, SpliceCloseReason)
-    /// A message of a kind that the splice does not carry is being held at this position: unsplice.
+    /// A message that the splice cannot carry is being held: one of a held kind, or one whose begin is all that its
+    /// sender sends until it is acknowledged. Unsplice.
     case spliceMessageHeld(SpliceID, side: SpliceSide)
     /// A splice with a request log has lost its server; the client knows nothing of it.
     case spliceServerLost(SpliceID, SpliceServerLoss)

@@ -44,6 +44,11 @@ extension Splicer {
     ) -> SpliceDisposition {
         let record = side(id, which)
         let hadGap = !record.pointee.gap.isEmpty
+        // RFC 5681 section 3.1: after a retransmission time-out a sender has one segment on its way. When it ends
+        // within a header nobody acknowledges that end, and the rest never comes: a socket must take it.
+        if record.pointee.tracker?.pointee.isRepeated == true {
+            reportHeldMessage(id, which, output: &output)
+        }
         let rest = slice(
             frame, headers, offset: count, count: Int(headers.payloadLength) - count,
             into: output.scratch(now: now))
@@ -65,7 +70,7 @@ extension Splicer {
         }
         // A part of a header may be what those behind waited for, though nothing of it can go yet.
         if hadGap, count > 0 || !isGap { releaseGap(id, which, output: &output, now: now) }
-        reportHeldMessage(id, which, output: &output)
+        reportIfKindHeld(id, which, output: &output)
         if isGap {
             acknowledgeGap(id, which, headers, output: &output, now: now)
         }
@@ -105,7 +110,7 @@ extension Splicer {
             }
             pool.join(waiting, to: &record.pointee.gap)
         }
-        reportHeldMessage(id, which, output: &output)
+        reportIfKindHeld(id, which, output: &output)
     }
 
     private mutating func offerFirst<Output: FrameOutput & ~Copyable>(
@@ -155,13 +160,19 @@ extension Splicer {
         }
     }
 
+    private mutating func reportIfKindHeld<Output: FrameOutput & ~Copyable>(
+        _ id: SpliceID, _ which: SpliceSide, output: inout Output
+    ) {
+        guard side(id, which).pointee.tracker?.pointee.isKindHeld == true else { return }
+        reportHeldMessage(id, which, output: &output)
+    }
+
+    /// Once for each time that the session is spliced: it will not be for long.
     private mutating func reportHeldMessage<Output: FrameOutput & ~Copyable>(
         _ id: SpliceID, _ which: SpliceSide, output: inout Output
     ) {
-        guard side(id, which).pointee.tracker?.pointee.isKindHeld == true,
-            !records[Int(id)].isMessageHeldReported
-        else { return }
-        records[Int(id)].isMessageHeldReported = true
+        guard records[Int(id)].heldMessageSide == nil else { return }
+        records[Int(id)].heldMessageSide = which
         if !output.emit(.spliceMessageHeld(id, side: which)) {
             records[Int(id)].hasUnsaid = true
         }

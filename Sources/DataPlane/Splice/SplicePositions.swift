@@ -22,7 +22,7 @@ extension Splicer {
         let record = records + Int(id)
         record.pointee.splicedAt = now
         record.pointee.floorUntil = now &+ Self.floorTime
-        record.pointee.isMessageHeldReported = false
+        record.pointee.heldMessageSide = nil
         record.pointee.serverLoss = nil
         record.pointee.state = .spliced
         announce(id, .client, client, output: &output, now: now)
@@ -171,6 +171,7 @@ extension Splicer {
         let record = side(id, which)
         joinGapToHeld(record)
         dropTracker(record)
+        records[Int(id)].heldMessageSide = nil
         record.pointee.sentEnd = position.sendNext
         record.pointee.clampsAcknowledgement = true
         record.pointee.acknowledgementFloor = position.sendNext

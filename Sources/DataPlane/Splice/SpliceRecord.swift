@@ -95,7 +95,8 @@ struct SpliceRecord {
     var usesSACK = false
     /// A progress event is on its way: no second one until the control plane has looked.
     var isProgressPending = false
-    var isMessageHeldReported = false
+    /// Where a message waits for the control plane, which was told.
+    var heldMessageSide: SpliceSide?
     /// The end, or a held message, could not be told: the event ring was full.
     var hasUnsaid = false
     var closeReason: SpliceCloseReason?

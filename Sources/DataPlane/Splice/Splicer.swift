@@ -297,8 +297,8 @@ struct Splicer: ~Copyable {
             record.pointee.hasUnsaid = !output.emit(.spliceServerLost(id, loss))
         } else if let reason = record.pointee.closeReason {
             record.pointee.hasUnsaid = !output.emit(.spliceClosed(id, reason))
-        } else if side(id, .client).pointee.tracker?.pointee.isKindHeld == true {
-            record.pointee.hasUnsaid = !output.emit(.spliceMessageHeld(id, side: .client))
+        } else if let which = record.pointee.heldMessageSide {
+            record.pointee.hasUnsaid = !output.emit(.spliceMessageHeld(id, side: which))
         } else {
             record.pointee.hasUnsaid = false
         }
