@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -173,6 +174,15 @@ int dsr_send_queue(int fd) {
 long dsr_receive(int fd, void *buffer, size_t size) {
     for (;;) {
         ssize_t r = recv(fd, buffer, size, 0);
+        if (r >= 0) return r;
+        if (errno != EINTR) return -errno;
+    }
+}
+
+long dsr_receive_two(int fd, void *first, size_t first_size, void *second, size_t second_size) {
+    struct iovec parts[2] = {{first, first_size}, {second, second_size}};
+    for (;;) {
+        ssize_t r = readv(fd, parts, 2);
         if (r >= 0) return r;
         if (errno != EINTR) return -errno;
     }

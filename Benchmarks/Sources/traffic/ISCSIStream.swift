@@ -68,7 +68,9 @@ final class ISCSIStream {
     private static let truncateMinimum = 16 << 10
     /// `MSG_TRUNC`, by which the kernel throws away what it would copy (tcp(7)).
     private static let truncate: Int32 = 0x20
-    nonisolated(unsafe) private static let bulk: UnsafeMutableRawPointer = {
+    /// What is sent as data: each connection's own, so that what three servers send is as much in the caches, or as
+    /// little, as what one server sends on three connections.
+    private let bulk: UnsafeMutableRawPointer = {
         let start = UnsafeMutableRawPointer.allocate(
             byteCount: ISCSITerms.maxReceive, alignment: 4_096)
         memset(start, 0x5a, ISCSITerms.maxReceive)
@@ -86,6 +88,7 @@ final class ISCSIStream {
         header.deallocate()
         input.deallocate()
         slots.deallocate()
+        bulk.deallocate()
     }
 
     // MARK: Output
@@ -156,7 +159,7 @@ final class ISCSIStream {
         while index < lastSlot, count + 2 <= vectors.count {
             let entry = lengths[index & (Self.slotCount - 1)]
             add(slot(index), entry.small)
-            add(Self.bulk, entry.bulk)
+            add(bulk, entry.bulk)
             index += 1
         }
         return Int32(count)

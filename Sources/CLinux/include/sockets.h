@@ -39,6 +39,8 @@ int dsr_set_reset(int fd);
 int dsr_receive_queue(int fd);
 int dsr_send_queue(int fd);
 long dsr_receive(int fd, void *_Nonnull buffer, size_t size);
+// Into the first buffer, and what is more into the second.
+long dsr_receive_two(int fd, void *_Nonnull first, size_t first_size, void *_Nonnull second, size_t second_size);
 long dsr_send(int fd, const void *_Nonnull buffer, size_t size);
 int dsr_shutdown_write(int fd);
 

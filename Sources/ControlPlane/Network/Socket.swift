@@ -123,6 +123,20 @@ enum Socket {
         return received == 0 ? .end : .bytes(received)
     }
 
+    /// As `receive`, into two buffers: the second gets what the first has no room for.
+    static func receive(
+        _ descriptor: Int32, into first: UnsafeMutableRawBufferPointer,
+        then second: UnsafeMutableRawBufferPointer
+    ) throws(SystemCallError) -> Received {
+        guard let start = first.baseAddress, let rest = second.baseAddress else {
+            return .wouldBlock
+        }
+        let count = dsr_receive_two(descriptor, start, first.count, rest, second.count)
+        if count == -Int(EAGAIN) { return .wouldBlock }
+        let received = try check("readv", count)
+        return received == 0 ? .end : .bytes(received)
+    }
+
     /// Octets taken, 0 when the socket takes none now.
     static func send(
         _ descriptor: Int32, _ buffer: UnsafeRawBufferPointer

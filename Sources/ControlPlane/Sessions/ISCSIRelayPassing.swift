@@ -3,6 +3,19 @@ import StorageProtocols
 
 /// PDUs on their way from one leg to the other.
 extension ISCSIRelay {
+    /// The rest of a data segment that is on its way.
+    var plainServerOctets: Int {
+        guard case .passing = mode, directions[1].gathered == nil else { return 0 }
+        return Int(directions[1].remaining)
+    }
+
+    func passedPlain(_ count: Int) {
+        position += UInt32(count)
+        directions[1].remaining -= UInt32(count)
+        log?.delivered(position)
+        tellIfQuiet()
+    }
+
     func pass(
         _ bytes: UnsafeRawBufferPointer, from side: SpliceSide, output: inout RelayOutput
     ) throws(RelayError) {

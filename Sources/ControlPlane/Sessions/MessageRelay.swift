@@ -159,31 +159,65 @@ final class MessageRelay {
     private static let ownMaximum = 256 << 10
 
     private func read() {
-        for _ in 0..<64 {
-            guard descriptor >= 0, closing == nil, own.count < Self.ownMaximum else { return }
-            do throws(SystemCallError) {
-                switch try Socket.receive(descriptor, into: engine.relayScratch) {
-                case .wouldBlock: return
-                case .end: return end("closed by the client", reset: false)
-                case .bytes(let count):
-                    receive(UnsafeRawBufferPointer(rebasing: engine.scratch[..<count]))
-                }
-            } catch {
-                return end("\(error)", reset: true)
-            }
+        for _ in 0..<16 {
+            guard readSome() else { return }
         }
         engine.loop.postLocal { [weak self] in self?.read() }
     }
 
+    /// Octets of the client that are handed out before destinations are told: each time that one is told costs its
+    /// server a wake-up.
+    private static let batchMaximum = 256 << 10
+
+    /// False: nothing is left to read, or nobody may.
+    private func readSome() -> Bool {
+        var octets = 0
+        var isMore = true
+        while isMore, octets < Self.batchMaximum {
+            guard descriptor >= 0, closing == nil, own.count < Self.ownMaximum else {
+                flush()
+                return false
+            }
+            do throws(SystemCallError) {
+                switch try Socket.receive(descriptor, into: engine.relayScratch) {
+                case .wouldBlock: isMore = false
+                case .end:
+                    flush()
+                    end("closed by the client", reset: false)
+                    return false
+                case .bytes(let count):
+                    octets += count
+                    guard take(UnsafeRawBufferPointer(rebasing: engine.scratch[..<count])) else {
+                        return false
+                    }
+                }
+            } catch {
+                end("\(error)", reset: true)
+                return false
+            }
+        }
+        flush()
+        return isMore
+    }
+
     private func receive(_ bytes: UnsafeRawBufferPointer) {
+        if take(bytes) { flush() }
+    }
+
+    private func take(_ bytes: UnsafeRawBufferPointer) -> Bool {
         isCutting = true
         do throws(RelayError) {
             defer { isCutting = false }
             try cut(bytes)
+            return true
         } catch {
-            return end(error.message, reset: true)
+            end(error.message, reset: true)
+            return false
         }
-        // Not before: destinations read their servers into the same memory.
+    }
+
+    /// Not within `take`: destinations read their servers into the same memory.
+    private func flush() {
         let fed = isFed
         isFed.removeAll(keepingCapacity: true)
         for place in order where fed.contains(place) { destinations[place]?.flush() }

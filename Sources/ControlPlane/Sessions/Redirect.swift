@@ -97,6 +97,9 @@ final class Redirect {
     var output = RelayOutput()
     var isEOF = [false, false]
     var isShut = [false, false]
+    /// By side: its socket may have octets. Events are edge-triggered: between two of them a socket that was empty
+    /// need not be asked.
+    private var isReadable = [true, true]
     var drainStarted: UInt64 = 0
     var nextProbe: UInt64 = 0
     var freezeRetries = 0
@@ -168,12 +171,14 @@ final class Redirect {
     /// Starts to react to the socket of a side.
     func watch(_ side: SpliceSide) {
         guard let leg = leg(side), side == .server || !hasMemoryClient else { return }
+        isReadable[side.index] = true
         engine.loop.register(leg.descriptor, events: [.read, .write, .edgeTriggered]) {
             [weak self] _ in self?.socketReady(side)
         }
     }
 
     private func socketReady(_ side: SpliceSide) {
+        isReadable[side.index] = true
         switch state {
         case .connecting: if side == .server { connectProgress() }
         case .relaying: pump()
@@ -264,10 +269,10 @@ final class Redirect {
             : !hasMemoryClient && relay.wantsClientInput
                 && output.toServer.count < engine.relayBufferMaximum
         if side == .server, !isWanted { isOutputFull = true }
-        if isWanted, !isEOF[side.index] {
+        if isWanted, isReadable[side.index], !isEOF[side.index] {
             let input: Socket.Received
             do throws(SystemCallError) {
-                input = try Socket.receive(from.descriptor, into: engine.relayScratch)
+                input = try receive(side, from.descriptor)
             } catch {
                 throw LegFailure(side: side, error: error)
             }
@@ -295,7 +300,7 @@ final class Redirect {
             case .end:
                 isEOF[side.index] = true
                 isMoving = true
-            case .wouldBlock: break
+            case .wouldBlock: isReadable[side.index] = false
             }
         }
         let before = output[side.other].count
@@ -317,6 +322,33 @@ final class Redirect {
             Socket.shutdownWrite(to.descriptor)
         }
         return isMoving
+    }
+
+    /// The least of octets for the client that is worth receiving without a look at it.
+    private static let plainMinimum = 16 << 10
+
+    /// Reads a socket once. What the relay does not want to see is behind `output.toClient` already and does not count;
+    /// the rest is in the scratch memory.
+    private func receive(_ side: SpliceSide, _ descriptor: Int32) throws(SystemCallError)
+        -> Socket.Received
+    {
+        let plain = side == .server ? relay.plainServerOctets : 0
+        guard plain >= Self.plainMinimum else {
+            return try Socket.receive(descriptor, into: engine.relayScratch)
+        }
+        let room = min(plain, engine.relayBufferMaximum)
+        let rest = UnsafeMutableRawBufferPointer(
+            rebasing: engine.relayScratch[..<(room < plain ? 0 : engine.relayScratch.count)])
+        var received = Socket.Received.wouldBlock
+        try output.toClient.append(upTo: room) { buffer throws(SystemCallError) in
+            received = try Socket.receive(descriptor, into: buffer, then: rest)
+            guard case .bytes(let count) = received else { return 0 }
+            return min(count, buffer.count)
+        }
+        guard case .bytes(let count) = received else { return received }
+        statistics.relayedFromServer += UInt64(min(count, room))
+        relay.passedPlain(min(count, room))
+        return .bytes(max(0, count - room))
     }
 
     /// Octets for the client go out also while there is no server.

@@ -1,68 +1,5 @@
 import DataPlane
 
-/// Octets on their way to a socket: appended behind, sent from the front.
-package struct OutboundBuffer {
-    private var storage: [UInt8] = []
-    private var head = 0
-
-    package var count: Int { storage.count - head }
-    package var isEmpty: Bool { head == storage.count }
-
-    mutating func append(_ bytes: UnsafeRawBufferPointer) { storage.append(contentsOf: bytes) }
-    mutating func append(_ bytes: [UInt8]) { storage.append(contentsOf: bytes) }
-
-    /// Gives the waiting octets to `send`, which returns how many it took.
-    package mutating func drain<Failure: Error>(
-        _ send: (UnsafeRawBufferPointer) throws(Failure) -> Int
-    ) throws(Failure) {
-        guard !isEmpty else { return }
-        var taken = 0
-        var failure: Failure?
-        storage.withUnsafeBytes { bytes in
-            do throws(Failure) {
-                taken = try send(UnsafeRawBufferPointer(rebasing: bytes[head...]))
-            } catch {
-                failure = error
-            }
-        }
-        if let failure { throw failure }
-        skip(taken)
-    }
-
-    /// Leaves the first octets out.
-    mutating func skip(_ count: Int) {
-        head += count
-        if head == storage.count {
-            // What a relay at work needs is kept: new pages cost more than copying.
-            storage.removeAll(keepingCapacity: storage.capacity <= 4 << 20)
-            head = 0
-        } else if head > 1 << 20 {
-            storage.removeFirst(head)
-            head = 0
-        }
-    }
-
-    /// Takes the first octets out.
-    mutating func take(_ count: Int) -> [UInt8] {
-        let taken = Array(storage[head..<head + count])
-        skip(count)
-        return taken
-    }
-
-    /// Takes octets out of the middle.
-    mutating func remove(_ count: Int, at place: Int) {
-        if place == 0 { return skip(count) }
-        storage.removeSubrange(head + place..<head + place + count)
-    }
-
-    mutating func withMutableBytes(_ body: (UnsafeMutableRawBufferPointer) -> Void) {
-        let start = head
-        storage.withUnsafeMutableBytes {
-            body(UnsafeMutableRawBufferPointer(rebasing: $0[start...]))
-        }
-    }
-}
-
 /// Where a relay puts octets: one buffer for each leg.
 package struct RelayOutput {
     package var toClient = OutboundBuffer()
@@ -103,6 +40,12 @@ protocol StreamRelay: AnyObject {
 
     /// The server leg is up: what the relay has to send first.
     func begin(output: inout RelayOutput)
+
+    /// So many octets that come next from the server go to the client as they are: they may be received behind
+    /// `output.toClient` at once, and are told of then. 0: all is to be looked at.
+    var plainServerOctets: Int { get }
+    /// That many of them are there.
+    func passedPlain(_ count: Int)
 
     /// False while octets of the client had better wait in its socket.
     var wantsClientInput: Bool { get }
@@ -163,6 +106,11 @@ protocol StreamRelay: AnyObject {
     /// The server leg is gone and the client's is a kernel socket again: up to where the client has its
     /// stream, and octets of its present message that are still to come.
     func detachSpliced(position: SequenceNumber, clientRemaining: UInt32)
+}
+
+extension StreamRelay {
+    var plainServerOctets: Int { 0 }
+    func passedPlain(_ count: Int) {}
 }
 
 /// A relay that passes every octet: plain TCP.
