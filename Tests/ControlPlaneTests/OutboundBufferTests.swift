@@ -1,7 +1,6 @@
+import ControlPlane
 import TestSupport
 import Testing
-
-@testable import ControlPlane
 
 @Suite struct OutboundBufferTests {
     /// All that can be done with it, in any order, against an array.

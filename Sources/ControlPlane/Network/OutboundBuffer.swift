@@ -51,16 +51,16 @@ package struct OutboundBuffer {
         return new.start
     }
 
-    mutating func append(_ bytes: UnsafeRawBufferPointer) {
+    package mutating func append(_ bytes: UnsafeRawBufferPointer) {
         guard let source = bytes.baseAddress, bytes.count > 0 else { return }
         (reserve(bytes.count) + tail).copyMemory(from: source, byteCount: bytes.count)
         tail += bytes.count
     }
 
-    mutating func append(_ bytes: [UInt8]) { bytes.withUnsafeBytes { append($0) } }
+    package mutating func append(_ bytes: [UInt8]) { bytes.withUnsafeBytes { append($0) } }
 
     /// Lets `body` write up to `maximum` octets behind the others; it returns how many it wrote.
-    mutating func append<Failure: Error>(
+    package mutating func append<Failure: Error>(
         upTo maximum: Int, _ body: (UnsafeMutableRawBufferPointer) throws(Failure) -> Int
     ) throws(Failure) {
         let start = reserve(maximum)
@@ -76,7 +76,7 @@ package struct OutboundBuffer {
     }
 
     /// Leaves the first octets out.
-    mutating func skip(_ count: Int) {
+    package mutating func skip(_ count: Int) {
         head += count
         guard head == tail else { return }
         head = 0
@@ -85,7 +85,7 @@ package struct OutboundBuffer {
     }
 
     /// Takes the first octets out.
-    mutating func take(_ count: Int) -> [UInt8] {
+    package mutating func take(_ count: Int) -> [UInt8] {
         guard let memory else { return [] }
         let taken = Array(UnsafeRawBufferPointer(start: memory.start + head, count: count))
         skip(count)
@@ -93,7 +93,7 @@ package struct OutboundBuffer {
     }
 
     /// Takes octets out of the middle.
-    mutating func remove(_ count: Int, at place: Int) {
+    package mutating func remove(_ count: Int, at place: Int) {
         if place == 0 { return skip(count) }
         let start = reserve(0) + head + place
         let rest = self.count - place - count
@@ -101,7 +101,7 @@ package struct OutboundBuffer {
         tail -= count
     }
 
-    mutating func withMutableBytes(_ body: (UnsafeMutableRawBufferPointer) -> Void) {
+    package mutating func withMutableBytes(_ body: (UnsafeMutableRawBufferPointer) -> Void) {
         let start = reserve(0)
         body(UnsafeMutableRawBufferPointer(start: start + head, count: count))
     }
