@@ -5,8 +5,9 @@ set -euo pipefail
 build="git make g++ pkg-config libpcap-dev libnl-3-dev libnl-route-3-dev"
 # What the Swift toolchain itself loads; asked for only when it does not start.
 toolchain="binutils libcurl4-openssl-dev libncurses-dev libsqlite3-dev libxml2-dev zlib1g-dev tzdata"
+# nfs-ganesha brings nfs-common (rpc.statd for locks); e2fsprogs and mount are for exports that are file-system images.
 lab="iproute2 iputils-ping procps ethtool tcpdump curl tgt libiscsi-bin qemu-utils qemu-block-extra fio \
- openvswitch-switch python3 socat"
+ openvswitch-switch python3 socat nfs-ganesha nfs-ganesha-vfs rpcbind libnfs-utils e2fsprogs mount"
 bench="haproxy nftables"
 swift=${SWIFT:-swift}
 wanted=""
@@ -37,7 +38,7 @@ if [ "$(id -u)" != 0 ]; then
     exit 1
 fi
 echo "Installing from Debian: ${missing[*]}"
-# The packages' own services (tgt, haproxy, openvswitch) are not wanted: the lab and the tests start their
+# The packages' own services (tgt, haproxy, openvswitch, rpcbind, nfs-ganesha) are not wanted: the lab and the tests start their
 # own, in network namespaces.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then

@@ -13,6 +13,10 @@ struct ExecCommand: ParsableCommand {
     @Argument(help: "Host.")
     var host: String
 
+    @Flag(
+        help: "With the mounts of the host's nfs-ganesha: images of exports are seen only there.")
+    var withMounts = false
+
     @Argument(parsing: .postTerminator, help: "Command with its arguments, after --.")
     var command: [String]
 
@@ -29,9 +33,16 @@ struct ExecCommand: ParsableCommand {
         }
         Interruption.unblockSignals()
         setenv("DSR_SOCKET", lab.redirectorSocket(host), 0)
-        let words = ["ip", "netns", "exec", state.namespace(host)] + command
+        let words = try inside(state) + command
         var arguments = words.map { strdup($0) } + [nil]
-        execvp("ip", &arguments)
-        throw LabError("ip cannot be run: \(Command.reason(errno)); is iproute2 installed?")
+        execvp(words[0], &arguments)
+        throw LabError("\(words[0]) cannot be run: \(Command.reason(errno)); is it installed?")
+    }
+
+    private func inside(_ state: LabState) throws -> [String] {
+        guard withMounts else { return ["ip", "netns", "exec", state.namespace(host)] }
+        let keeper = (state.companions ?? []).first { $0.host == host && $0.kind == "rpcbind" }
+        guard let keeper, keeper.isAlive else { throw LabError("\(host) has no nfs-ganesha") }
+        return ["nsenter", "--target", String(keeper.pid), "--mount", "--net"]
     }
 }

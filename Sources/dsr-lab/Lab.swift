@@ -44,7 +44,9 @@ struct Lab {
             try Wiring(state: state, topology: topology).connect()
             // Servers first: the redirector asks for their health at once.
             let services = topology.services ?? []
-            for service in services where service.kind == .tgtd { try start(service) }
+            for service in services where service.kind == .tgtd || service.kind == .ganesha {
+                try start(service)
+            }
             // The redirector reads it too.
             if services.contains(where: { $0.kind == .agent }) {
                 try AgentService.makeSecret(state)
@@ -97,11 +99,13 @@ struct Lab {
 
     /// Needs nothing but the state: also after a crash in the middle of anything.
     static func takeDown(_ state: LabState) throws {
-        for process in state.processes { process.signal(SIGKILL) }
+        let processes = state.processes + (state.companions ?? [])
+        for process in processes { process.signal(SIGKILL) }
         try Namespaces.remove(state.namespaces)
-        for process in state.processes where !process.waitForEnd(seconds: 5) {
+        for process in processes where !process.waitForEnd(seconds: 5) {
             throw LabError("\(process.kind) of \(process.host), pid \(process.pid), does not end")
         }
+        try ExportImages(state: state).waitUntilFree()
         state.removeFiles()
     }
 
@@ -115,6 +119,11 @@ struct Lab {
         let record: ProcessRecord
         switch service.kind {
         case .tgtd: record = try targets(service).start()
+        case .ganesha:
+            let started = try ganesha(service).start()
+            let others = (state.companions ?? []).filter { $0.host != service.host }
+            state.companions = others + started.companions
+            record = started.server
         case .dsrd: record = try redirector(service).start()
         case .agent: record = try agent(service).start()
         }
@@ -131,6 +140,7 @@ struct Lab {
         record.signal(SIGCONT)
         switch service.kind {
         case .tgtd: targets(service).stop(record)
+        case .ganesha: ganesha(service).stop(record)
         case .dsrd: try redirector(service).stop(record)
         case .agent: agent(service).stop(record)
         }
@@ -154,6 +164,12 @@ struct Lab {
         TargetService(
             state: state, service: service, all: topology.targets(of: service),
             targets: reachableTargets(of: service))
+    }
+
+    private func ganesha(_ service: Topology.Service) -> GaneshaService {
+        GaneshaService(
+            state: state, service: service, exports: topology.exports(of: service),
+            companions: (state.companions ?? []).filter { $0.host == service.host })
     }
 
     func agent(_ service: Topology.Service) -> AgentService {

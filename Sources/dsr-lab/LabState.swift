@@ -16,6 +16,8 @@ struct LabState: Codable {
     var failedControllers: [String]?
     var namespaces: [String]
     var processes: [ProcessRecord] = []
+    /// What services need beside them and what stays when they are killed: portmappers, status monitors.
+    var companions: [ProcessRecord]?
 
     /// Labs by prefix: a directory, or a link to the one that `--state` named.
     static let registry = "/run/dsr-lab"
@@ -28,6 +30,17 @@ struct LabState: Codable {
     func redirectorSocket(_ host: String, isOnly: Bool) -> String {
         isOnly ? "\(directory)/dsrd.sock" : "\(directory)/\(host).sock"
     }
+
+    /// File-system images of exports.
+    var images: String { "\(directory)/images" }
+    /// Where a host has an export's files.
+    func exportDirectory(_ export: Topology.Export, _ host: String) -> String {
+        let path = "\(directory)/\(export.backing ?? "exports/\(export.name)")"
+        return export.isShared ? path : "\(path).\(host)"
+    }
+    func ganeshaConfiguration(_ host: String) -> String { "\(directory)/\(host).ganesha.conf" }
+    /// What a host's NFS services keep.
+    func nfsFolder(_ host: String) -> String { "\(directory)/\(host).nfs" }
 
     func namespace(_ host: String) -> String { "\(prefix)-\(host)" }
     func log(_ host: String, _ kind: String) -> String { "\(directory)/\(host).\(kind).log" }
@@ -58,6 +71,8 @@ struct LabState: Codable {
         where name == "lab.json" || name == "san" || name.hasSuffix(".log")
             || name.hasSuffix(".sock") || name.contains(".tgtd.") || name == "agents.secret"
             || name.hasSuffix(".resources.yaml") || name.hasSuffix(".map")
+            || name == "exports" || name == "images" || name.hasSuffix(".ganesha.conf")
+            || name.hasSuffix(".nfs")
         {
             try? manager.removeItem(atPath: "\(directory)/\(name)")
         }

@@ -11,7 +11,7 @@ struct ServiceCommand: ParsableCommand {
             dsr-lab service NAME HOST kill|freeze|thaw|stop|start|restart|status [--kind KIND]
 
             kill is SIGKILL (no error when the service has ended already), freeze SIGSTOP, thaw SIGCONT; stop ends the service in order, start makes it \
-            again with the same targets; status has status 1 unless all services run.
+            again with the same targets and exports; status has status 1 unless all services run.
             """)
 
     enum Verb: String, ExpressibleByArgument, CaseIterable {
@@ -26,7 +26,7 @@ struct ServiceCommand: ParsableCommand {
     @Argument(help: "kill, freeze, thaw, stop, start, restart or status.")
     var verb: Verb
 
-    @Option(help: "Only this service: tgtd, agent or dsrd (default: all of the host).")
+    @Option(help: "Only this service: tgtd, ganesha, agent or dsrd (default: all of the host).")
     var kind: Topology.ServiceKind?
 
     func run() throws {

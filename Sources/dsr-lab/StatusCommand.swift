@@ -18,7 +18,8 @@ struct StatusCommand: ParsableCommand {
         for host in lab.topology.hosts {
             print("\n\(host.name) (namespace \(state.namespace(host.name)))")
             for line in try interfaces(state.namespace(host.name)) { print("  \(line)") }
-            for process in state.processes where process.host == host.name {
+            let processes = state.processes + (state.companions ?? [])
+            for process in processes where process.host == host.name {
                 if !process.isAlive { ended = true }
                 print("  \(process.kind) pid \(process.pid) \(process.condition)")
             }

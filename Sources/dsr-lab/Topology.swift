@@ -74,7 +74,36 @@ struct Topology: Codable {
         }
     }
 
-    enum ServiceKind: String, Codable, CaseIterable { case tgtd, dsrd, agent }
+    /// A directory that nfs-ganesha serves, on one host or on several.
+    struct Export: Codable {
+        var name: String
+        /// Part of every handle.
+        var exportId: Int
+        /// What clients mount.
+        var pseudo: String
+        /// Directory in the lab's folder; left out: exports/NAME.
+        var backing: String?
+        /// Hosts that serve it; left out: all that have a service ganesha.
+        var servers: [String]?
+        /// Whether all servers have the same directory, as in a cluster, or each one of its own. Left out: the
+        /// same, but for images.
+        var shared: Bool?
+        /// Each server has the directory on a file system of its own, a clone of one image: handles of different
+        /// servers' files are equal.
+        var image: Bool?
+        /// Of the image; left out: 64.
+        var sizeMib: Int?
+
+        var isShared: Bool { shared ?? (image != true) }
+
+        enum CodingKeys: String, CodingKey {
+            case name, pseudo, backing, servers, shared, image
+            case exportId = "export_id"
+            case sizeMib = "size_mib"
+        }
+    }
+
+    enum ServiceKind: String, Codable, CaseIterable { case tgtd, ganesha, dsrd, agent }
 
     struct Service: Codable {
         var host: String
@@ -87,6 +116,12 @@ struct Topology: Codable {
         var configuration: String?
         /// agent: address that it announces to, or address:port.
         var dsr: String?
+        /// ganesha: locks of NFS version 3 (NLM, with rpc.statd); left out: none.
+        var locks: Bool?
+        /// ganesha: grace period after a start, s; left out: none.
+        var grace: Int?
+        /// ganesha: its epoch, which is its write verifier; left out: another one at each start.
+        var epoch: Int?
     }
 
     /// A RAID controller: servers reach its units only through it.
@@ -107,6 +142,7 @@ struct Topology: Codable {
     var links: [Link]?
     var networks: [Network]?
     var targets: [Target]?
+    var exports: [Export]?
     var controllers: [Controller]?
     var paths: [Path]?
     var services: [Service]?
@@ -124,5 +160,9 @@ extension Topology {
     func targets(of service: Service) -> [Target] {
         guard let names = service.targets else { return targets ?? [] }
         return (targets ?? []).filter { names.contains($0.name) }
+    }
+
+    func exports(of service: Service) -> [Export] {
+        (exports ?? []).filter { $0.servers?.contains(service.host) ?? true }
     }
 }

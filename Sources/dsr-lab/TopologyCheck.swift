@@ -3,7 +3,10 @@ import Yams
 /// A misspelt key would be passed over in silence by the decoder.
 enum TopologyKeys {
     private static let known: [String: [String]] = [
-        "": ["name", "hosts", "links", "networks", "targets", "controllers", "paths", "services"],
+        "": [
+            "name", "hosts", "links", "networks", "targets", "exports", "controllers", "paths",
+            "services",
+        ],
         "hosts": ["name", "routes", "sysctl"],
         "hosts.routes": ["to", "via"],
         "links": ["ends", "mtu"],
@@ -16,7 +19,12 @@ enum TopologyKeys {
         ],
         "targets.chap": ["user", "secret", "mutual"],
         "targets.chap.mutual": ["user", "secret"],
-        "services": ["host", "kind", "targets", "port", "configuration", "dsr"],
+        "exports": [
+            "name", "export_id", "pseudo", "backing", "servers", "shared", "image", "size_mib",
+        ],
+        "services": [
+            "host", "kind", "targets", "port", "configuration", "dsr", "locks", "grace", "epoch",
+        ],
         "controllers": ["name", "units"],
         "paths": ["server", "controller"],
     ]
@@ -67,7 +75,42 @@ struct TopologyCheck {
             }
         }
         try services()
+        try exports()
         try controllers()
+    }
+
+    private func exports() throws {
+        let servers = (topology.services ?? []).filter { $0.kind == .ganesha }
+        try unique(servers.map(\.host), "services ganesha")
+        try unique((topology.exports ?? []).map(\.name), "exports")
+        for export in topology.exports ?? [] {
+            let backing = export.backing ?? "exports/\(export.name)"
+            let parts = backing.split(separator: "/", omittingEmptySubsequences: false)
+            guard parts.count > 1, parts[0] == "exports",
+                !parts.contains(where: { $0.isEmpty || $0 == "." || $0 == ".." })
+            else { throw fail("export \(export.name): backing is a path below exports/") }
+            guard (1...65535).contains(export.exportId) else {
+                throw fail("export \(export.name): export_id is 1 to 65535")
+            }
+            guard export.pseudo.hasPrefix("/"), export.pseudo.count > 1 else {
+                throw fail("export \(export.name): pseudo is a path below /")
+            }
+            guard export.image != true || export.shared != true else {
+                throw fail(
+                    "export \(export.name): an image belongs to one server, it is not shared")
+            }
+            guard (16...4096).contains(export.sizeMib ?? 64) else {
+                throw fail("export \(export.name): size_mib is 16 to 4096")
+            }
+            for name in export.servers ?? [] where !servers.contains(where: { $0.host == name }) {
+                throw fail("export \(export.name): \(name) has no service ganesha")
+            }
+        }
+        for server in servers {
+            let own = topology.exports(of: server)
+            try unique(own.map { String($0.exportId) }, "export_id of \(server.host)")
+            try unique(own.map(\.pseudo), "pseudo of \(server.host)")
+        }
     }
 
     private func controllers() throws {

@@ -255,7 +255,7 @@ private let head = """
         Wrong("receive: ring", "receive: x", "ports[0].receive", "none of batched, ring"),
         Wrong("authentication: chap", "authentication: Chap", "iscsi.authentication", "none, chap"),
         Wrong("splice: manual\ncred", "splice: no\ncred", "iscsi.splice", "auto, manual"),
-        Wrong("protocol: iscsi", "protocol: nfs", "resources[0].protocol", "none of iscsi"),
+        Wrong("protocol: iscsi", "protocol: smb", "resources[0].protocol", "none of iscsi, nfs"),
         Wrong("shortcut: off", "shortcut: no", "cpu.shortcut", "none of auto, off"),
         // Units.
         Wrong("unit: 300", "unit: 16384", "resources[1].unit", "number from 0 to 16383"),

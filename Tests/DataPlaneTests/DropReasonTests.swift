@@ -70,6 +70,7 @@ private final class CountingPort: Port {
             return try sent(Array(repeating: syn.frame(), count: 50), rule: [.cpu])
         case .fragmentNoFirst, .fragmentTableFull, .fragmentQueueFull:
             return try fragments(reason)
+        case .fragmentOverlap: return try overlap()
         case .spliceUnknown: return try sent([PacketBuilder().frame()], rule: [.splice(3)])
         case .spliceHoldFull, .spliceKernelPacket, .spliceClosed, .spliceNoRoute, .spliceSYN,
             .spliceServerLost:
@@ -170,6 +171,18 @@ private final class CountingPort: Port {
         _ = fixture.send(frames, on: 1)
         if reason == .fragmentNoFirst { fixture.advance(seconds: 3) }
         return fixture.status.drops
+    }
+
+    /// A fragment that lies over the first one of a datagram that was redirected.
+    private func overlap() throws -> [DropReason: UInt64] {
+        let fixture = try DatagramFixture()
+        try fixture.bind()
+        try fixture.apply(.setResource(1, server: fixture.server(0)))
+        let message = NFSMessage(handle: DatagramFixture.prefixed(1, [1, 2, 3, 4]))
+        let call = fixture.call(message.call + [UInt8](repeating: 0, count: 400))
+        _ = fixture.network.send(call.fragments(at: [0, 200])[0], on: 1)
+        _ = fixture.network.send(call.fragments(at: [0, 96, 200])[1], on: 1)
+        return fixture.network.status.drops
     }
 
     private func splice(_ reason: DropReason) throws -> [DropReason: UInt64] {

@@ -94,4 +94,78 @@ import Testing
         keys.append(other)
         #expect(Set(keys.map { table.entry(for: $0, now: 0) }).count == keys.count)
     }
+
+    /// A datagram whose fragments have all come is not counted any more, and its entry is the first to give way.
+    @Test func completeness() {
+        var table = FragmentTable(capacity: 16, octets: 1 << 16)
+        let index = table.entry(for: key(1), isFirst: true, now: 0)
+        table.note(index, offset: 64, count: 10, isLast: true, now: 0)
+        #expect(table.count == 1)
+        table.decide(index, .rules, now: 0)
+        table.note(index, offset: 0, count: 32, isLast: false, now: 0)
+        #expect(table.count == 1)
+        table.note(index, offset: 32, count: 32, isLast: false, now: 0)
+        #expect(table.count == 0)
+        // It stays for a moment, for what is repeated.
+        #expect(table.entry(for: key(1), now: 99_000_000) == index)
+        #expect(table.decision(index) == .rules)
+        #expect(table.expire(now: 99_000_000) == 0)
+        #expect(table.entry(for: key(1), now: 99_000_000) == index)
+        // The first one again: all of the datagram is awaited again.
+        table.decide(index, .flow(.actions(1)), now: 99_000_000)
+        #expect(table.count == 1)
+        #expect(table.expire(now: 2_098_000_000) == 0)
+        #expect(table.count == 1)
+        #expect(table.expire(now: 2_099_000_000) == 0)
+        #expect(table.count == 0)
+    }
+
+    /// Complete ones give way before those that were decided about, and these before those that wait.
+    @Test func whoGivesWay() {
+        var table = FragmentTable(capacity: 16, octets: 1 << 20)
+        // Full of entries for which something waits.
+        var waiting = 0
+        for number in 0..<2_000 as Range<UInt32> {
+            let index = table.entry(for: key(number), now: 0)
+            if index >= 0, table.decision(index) == .unknown,
+                table.wait(index, memory.frame([1]), ingress: 1)
+            {
+                waiting += 1
+            }
+        }
+        #expect(table.count == 16 && table.waitingCount == 16 && waiting == 16)
+        #expect(table.waitingOctets > 0)
+        #expect(table.entry(for: key(9_999), now: 0) == -1)
+        // A first one takes a place; what waited there is told as dropped.
+        let first = table.entry(for: key(9_999), isFirst: true, now: 1)
+        #expect(first >= 0)
+        #expect(table.count == 16 && table.waitingCount == 15)
+        table.decide(first, .rules, now: 1)
+        #expect(table.expire(now: 1) == 1)
+        // The next ones take the place of the one that was decided about, wherever they can.
+        var taken = 0
+        for number in 20_000..<20_100 as Range<UInt32> {
+            let index = table.entry(for: key(number), isFirst: true, now: 2)
+            if index == first {
+                taken += 1
+                table.decide(index, .rules, now: 2)
+            } else if index >= 0 {
+                table.decide(index, .rules, now: 2)
+            }
+        }
+        #expect(taken > 0)
+        let left = table.waitingCount
+        #expect(table.expire(now: 10_000_000_000) == 15)
+        #expect(left < 15 && table.count == 0 && table.waitingCount == 0)
+        #expect(table.waitingOctets == 0)
+    }
+
+    @Test func lifetime() {
+        var table = FragmentTable(capacity: 16, octets: 1 << 16, lifetime: 500)
+        let index = table.entry(for: key(1), now: 100)
+        #expect(table.wait(index, memory.frame([1]), ingress: 1) == true)
+        #expect(table.expire(now: 599) == 0)
+        #expect(table.expire(now: 600) == 1)
+        #expect(table.count == 0)
+    }
 }

@@ -231,6 +231,7 @@ import Testing
         let results = try nfsResults(procedure, sample.octets, at: NFSSample.start)
         #expect(results.isSuccess)
         #expect(results.handles == sample.handles)
+        #expect(results.fileSystems == sample.fileSystems)
         #expect(results.data == sample.data)
         #expect(results.end == sample.octets.count)
     }
@@ -241,6 +242,7 @@ import Testing
         let results = try nfsResults(procedure, sample.octets, at: NFSSample.start)
         #expect(results.status == (sample.octets.count == NFSSample.start ? 0 : 70))
         #expect(results.handles.isEmpty)
+        #expect(results.fileSystems == sample.fileSystems)
         #expect(results.data == nil)
         #expect(results.end == sample.octets.count)
     }
@@ -348,7 +350,7 @@ import Testing
             let start = round % 2 == 0 ? 0 : NFSSample.start
             guard let results = try? nfsResults(procedure, octets, at: start) else { continue }
             #expect(results.end <= octets.count)
-            for range in results.handles {
+            for range in results.handles + results.fileSystems {
                 #expect(range.lowerBound >= 0 && range.upperBound <= results.end)
             }
         }

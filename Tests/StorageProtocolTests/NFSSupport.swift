@@ -10,6 +10,7 @@ struct NFSSample {
     private var writer = XDRWriter()
     private(set) var handles: [Range<Int>] = []
     private(set) var names: [Range<Int>] = []
+    private(set) var fileSystems: [Range<Int>] = []
     private(set) var data: Range<Int>?
 
     private init() {
@@ -68,7 +69,21 @@ struct NFSSample {
 
     private mutating func attributes3(_ isThere: Bool) {
         words(isThere ? 1 : 0)
-        if isThere { zeros(84) }
+        if isThere { fileAttributes3() }
+    }
+
+    /// fattr3: five words, three numbers of 64 bits (size, used, rdev), fsid.
+    private mutating func fileAttributes3() {
+        let start = writer.bytes.count + 5 * 4 + 3 * 8
+        fileSystems.append(start..<start + 8)
+        zeros(84)
+    }
+
+    /// fattr: nine words, fsid.
+    private mutating func fileAttributes2() {
+        let start = writer.bytes.count + 9 * 4
+        fileSystems.append(start..<start + 4)
+        zeros(68)
     }
 
     private mutating func change3(_ isThere: Bool) {
@@ -207,7 +222,7 @@ struct NFSSample {
         words(0)
         switch procedure {
         case .null: break
-        case .getattr: zeros(84)
+        case .getattr: fileAttributes3()
         case .setattr, .remove, .rmdir: change3(isFull)
         case .lookup:
             handle3()
@@ -277,17 +292,17 @@ struct NFSSample {
         case .null, .root, .writecache: break
         case .getattr, .setattr, .write:
             words(0)
-            zeros(68)
+            fileAttributes2()
         case .lookup, .create, .mkdir:
             words(0)
             handle2()
-            zeros(68)
+            fileAttributes2()
         case .readlink:
             words(0)
             opaque(Array("/some/where".utf8))
         case .read:
             words(0)
-            zeros(68)
+            fileAttributes2()
             data = opaque([1, 2, 3, 4, 5, 6])
         case .remove, .rename, .link, .symlink, .rmdir: words(0)
         case .readdir:

@@ -169,11 +169,16 @@ package struct PacketBuilder: Sendable {
 
     /// The datagram in fragments of `size` octets of payload, a multiple of 8.
     package func fragments(of size: Int) -> [[UInt8]] {
+        fragments(at: Array(stride(from: 0, to: segment().count, by: size)))
+    }
+
+    /// The datagram in fragments that begin at these octets of its payload: 0, then multiples of 8.
+    package func fragments(at starts: [Int]) -> [[UInt8]] {
         let whole = segment()
-        return stride(from: 0, to: whole.count, by: size).map { offset in
-            let end = min(whole.count, offset + size)
+        return starts.indices.map { index in
+            let end = index + 1 < starts.count ? starts[index + 1] : whole.count
             return frame(
-                Array(whole[offset..<end]), offset: offset, more: end < whole.count,
+                Array(whole[starts[index]..<end]), offset: starts[index], more: end < whole.count,
                 isFragment: true)
         }
     }

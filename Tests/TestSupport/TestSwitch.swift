@@ -31,6 +31,10 @@ package final class TestSwitch {
         configuration.macsPerDomain = 16
         configuration.fragments = 16
         configuration.splices = 8
+        configuration.datagramServices = 4
+        configuration.datagramBindings = 64
+        configuration.datagramHandles = 1_024
+        configuration.datagramCalls = 1_024
         configuration.heldOctets = 1 << 20
         configuration.fragmentOctets = 1 << 20
         configuration.events = 64

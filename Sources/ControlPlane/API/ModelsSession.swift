@@ -85,6 +85,7 @@ public struct SessionUnitModel: Codable, Hashable, Sendable {
 public struct ResourceModel: Codable, Hashable, Sendable {
     public var name = ""
     public var `protocol` = ""
+    /// Of iSCSI: name of the target. Of NFS: path of the export.
     public var target = ""
     /// Server that serves it now.
     public var assigned = ""

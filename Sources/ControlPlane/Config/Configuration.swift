@@ -45,6 +45,8 @@ public struct Configuration: Sendable {
     public var volumes: [VolumeDefinition] = []
     public var credentials: [Credential] = []
     public var iscsi = ISCSI()
+    /// Nil: no NFS is served.
+    public var nfs: NFS?
     public var services: [Service] = []
     /// ovs-ofctl text.
     public var rules: [String] = []
@@ -56,6 +58,9 @@ public struct Configuration: Sendable {
     public var announcedResources = AnnouncedResourcePolicy()
     public var socketPath = ControlClient.defaultPath
     public var logLevel = "info"
+
+    /// There is something that iSCSI clients may come for.
+    var hasTargets: Bool { resources.contains { $0.protocol == .iscsi } }
 }
 
 /// One thing that is wrong in a configuration file.

@@ -42,7 +42,7 @@ extension Configuration {
 }
 
 extension ConfigurationReader {
-    private func yes(_ node: Node?, _ field: String, default fallback: Bool) -> Bool {
+    func yes(_ node: Node?, _ field: String, default fallback: Bool) -> Bool {
         guard let node else { return fallback }
         switch node.scalar?.string {
         case "true": return true

@@ -65,8 +65,8 @@ private struct ConfigurationBuilder {
         let top = reader.mapping(
             root, "",
             keys: [
-                "ports", "cpu", "servers", "resources", "iscsi", "credentials", "services",
-                "rules", "limits", "control", "log", "health", "balance", "agents",
+                "ports", "cpu", "servers", "resources", "iscsi", "nfs", "credentials",
+                "services", "rules", "limits", "control", "log", "health", "balance", "agents",
                 "announced_resources", "volumes",
             ], required: ["ports", "cpu"])
         let cpu = reader.mapping(
@@ -85,10 +85,12 @@ private struct ConfigurationBuilder {
             resource($0.node, $0.field, servers: result.servers.map(\.name))
         }
         result.iscsi = iscsi(top["iscsi"])
+        result.nfs = reader.nfs(top["nfs"], resources: result.resources)
         result.volumes = reader.volumes(
             top["volumes"], resources: result.resources,
             hasAllUnitsTarget: result.iscsi.allUnitsTarget != nil)
-        let usable = result.resources.map(\.name) + result.volumes.map(\.name)
+        let usable =
+            result.resources.filter { $0.export == nil }.map(\.name) + result.volumes.map(\.name)
         result.credentials = reader.sequence(top["credentials"], "credentials").map {
             credential($0.node, $0.field, usable: usable)
         }
@@ -213,11 +215,12 @@ private struct ConfigurationBuilder {
         let values = reader.mapping(
             node, field,
             keys: [
-                "name", "addresses", "iscsi", "credentials", "spare", "weight", "fence",
+                "name", "addresses", "iscsi", "nfs", "credentials", "spare", "weight", "fence",
                 "agent_secret", "agent_secret_file", "node_exporter",
             ],
             required: ["name", "addresses"])
         let iscsi = reader.mapping(values["iscsi"], "\(field).iscsi", keys: ["port"])
+        let nfs = reader.mapping(values["nfs"], "\(field).nfs", keys: ["port", "mount_port"])
         let addresses = reader.sequence(values["addresses"], "\(field).addresses").compactMap {
             reader.address($0.node, $0.field)
         }
@@ -227,6 +230,11 @@ private struct ConfigurationBuilder {
         return Server(
             name: reader.string(values["name"], "\(field).name"), addresses: addresses,
             iscsiPort: portNumber(iscsi["port"], "\(field).iscsi.port", default: 3260),
+            nfsPort: portNumber(
+                nfs["port"], "\(field).nfs.port", default: Int(NFSProgram.port)),
+            mountPort: nfs["mount_port"].map {
+                portNumber($0, "\(field).nfs.mount_port", default: 1)
+            },
             credential: values["credentials"].map {
                 chap($0, "\(field).credentials", keys: ["user", "secret", "mutual"])
             },
@@ -278,30 +286,41 @@ private struct ConfigurationBuilder {
     private func resource(_ node: Node, _ field: String, servers: [String]) -> Resource {
         let values = reader.mapping(
             node, field,
-            keys: ["name", "protocol", "target", "servers", "assigned", "serve", "unit"],
-            required: ["name", "target", "servers", "assigned"])
-        let names = reader.sequence(values["servers"], "\(field).servers").map {
-            reader.string($0.node, $0.field)
-        }
-        for (index, name) in names.enumerated() where !servers.contains(name) {
-            reader.fail(
-                values["servers"]?.sequence?[index], "\(field).servers[\(index)]",
-                "there is no server \(name)")
-        }
+            keys: ["name", "protocol", "servers", "assigned"] + ConfigurationReader.targetKeys
+                + ConfigurationReader.exportKeys,
+            required: ["name", "servers", "assigned"])
+        let name = reader.string(values["name"], "\(field).name")
+        let names = holders(values["servers"], "\(field).servers", servers: servers)
         let assigned = reader.string(values["assigned"], "\(field).assigned")
         if values["assigned"] != nil, !names.contains(assigned) {
             reader.fail(
                 values["assigned"], "\(field).assigned",
                 "\(assigned) is none of its servers: \(names.joined(separator: ", "))")
         }
+        let kind: ResourceProtocol = reader.choice(
+            values["protocol"], "\(field).protocol",
+            default: values["export"] == nil ? .iscsi : .nfs)
+        reader.checkKeys(of: kind, node, values, field)
+        if kind == .nfs {
+            return Resource(
+                name: name, export: reader.export(values, field), servers: names,
+                assigned: assigned)
+        }
         return Resource(
-            name: reader.string(values["name"], "\(field).name"),
-            protocol: reader.choice(values["protocol"], "\(field).protocol", default: .iscsi),
-            target: reader.string(values["target"], "\(field).target"), servers: names,
-            assigned: assigned,
+            name: name, target: reader.string(values["target"], "\(field).target"),
+            servers: names, assigned: assigned,
             serving: reader.choice(values["serve"], "\(field).serve", default: .one),
             unit: reader.integer(
                 values["unit"], "\(field).unit", in: 0...SCSIUnitNumber.maximum))
+    }
+
+    private func holders(_ node: Node?, _ field: String, servers: [String]) -> [String] {
+        let names = reader.sequence(node, field).map { reader.string($0.node, $0.field) }
+        for (index, name) in names.enumerated() where !servers.contains(name) {
+            reader.fail(
+                node?.sequence?[index], "\(field)[\(index)]", "there is no server \(name)")
+        }
+        return names
     }
 
     private enum Shortcut: String, CaseIterable { case auto, off }
@@ -335,7 +354,7 @@ private struct ConfigurationBuilder {
         for (index, name) in (names ?? []).enumerated() where !usable.contains(name) {
             reader.fail(
                 values["resources"]?.sequence?[index], "\(field).resources[\(index)]",
-                "there is no resource or volume \(name)")
+                "there is no resource or volume \(name) of iSCSI")
         }
         return Credential(
             login: chap(node, field, keys: ["user", "secret", "mutual", "resources"]),
@@ -378,9 +397,13 @@ private struct ConfigurationBuilder {
             top["resources"], "resources", result.resources.map { $0.target.lowercased() },
             key: "target")
         checkUnits(top, result)
+        reader.checkExports(
+            top["resources"], result.resources,
+            hasRootExport: result.nfs?.hasRootExport ?? false)
         unique(top["credentials"], "credentials", result.credentials.map(\.user), key: "user")
         unique(top["services"], "services", result.services.map(\.name))
         checkListenPorts(top, result)
+        reader.checkPorts(top["nfs"], result)
         if result.ports.count > 60 {
             reader.fail(top["ports"], "ports", "at most 60 ports")
         }

@@ -154,6 +154,9 @@ private struct VolumeSection {
             return
         }
         memberOwners[name] = owner
+        if resource.export != nil {
+            reader.fail(node, field, "\(name) is an NFS export: a member is of iSCSI")
+        }
         if let unit = resource.unit {
             reader.fail(node, field, "\(name) is unit \(unit) itself: a member has no unit")
         }

@@ -42,6 +42,7 @@ package struct ReloadPlan: Sendable, Equatable {
         if old.iscsi.port != new.iscsi.port {
             needsRestart.append("iscsi.listen.port: \(old.iscsi.port) to \(new.iscsi.port)")
         }
+        compareNFS(old.nfs, new.nfs)
         for name in Self.names(old.volumes.map(\.name), new.volumes.map(\.name)) {
             let before = old.volumes.first { $0.name == name }
             let after = new.volumes.first { $0.name == name }
@@ -55,6 +56,19 @@ package struct ReloadPlan: Sendable, Equatable {
         }
         if old.socketPath != new.socketPath {
             needsRestart.append("control.socket: \(old.socketPath) to \(new.socketPath)")
+        }
+    }
+
+    private mutating func compareNFS(_ old: Configuration.NFS?, _ new: Configuration.NFS?) {
+        guard let old, let new else {
+            if let verb = Self.verb(old, new) { needsRestart.append("nfs: \(verb)") }
+            return
+        }
+        for (before, after) in zip(old.listening, new.listening) where before.value != after.value {
+            needsRestart.append("nfs.\(before.key): \(before.value) to \(after.value)")
+        }
+        for (before, after) in zip(old.settings, new.settings) where before.value != after.value {
+            changes.append("nfs.\(before.key): \(before.value) to \(after.value)")
         }
     }
 

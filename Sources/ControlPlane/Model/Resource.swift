@@ -1,6 +1,7 @@
 /// How clients reach a resource.
 public enum ResourceProtocol: String, CaseIterable, Codable, Hashable, Sendable {
     case iscsi
+    case nfs
 }
 
 /// Which servers serve a resource at a time.
@@ -11,12 +12,12 @@ public enum ResourceServing: String, CaseIterable, Codable, Hashable, Sendable {
     case any
 }
 
-/// Something that clients use through the virtual address: for iSCSI, a target.
+/// Something that clients use through the virtual address: for iSCSI, a target; for NFS, an export.
 public struct Resource: Hashable, Sendable {
     /// Unique name, as the configuration gives it.
     public var name: String
     public var `protocol`: ResourceProtocol
-    /// iSCSI name of the target (RFC 7143 section 4.2.7), the same at every server.
+    /// iSCSI name of the target (RFC 7143 section 4.2.7), the same at every server; of NFS: empty.
     public var target: String
     /// Names of the servers that hold it, in order of preference.
     public var servers: [String]
@@ -27,6 +28,8 @@ public struct Resource: Hashable, Sendable {
     public var unit: Int?
     /// How the switch logs in for this resource, when it differs from the server's credential.
     public var credential: CHAPCredential?
+    /// Of NFS: what clients mount; of iSCSI: nil.
+    public var export: NFSExport?
 
     public init(
         name: String, protocol: ResourceProtocol = .iscsi, target: String, servers: [String],
@@ -42,4 +45,14 @@ public struct Resource: Hashable, Sendable {
         self.unit = unit
         self.credential = credential
     }
+
+    /// An export, which one server serves at a time.
+    public init(name: String, export: NFSExport, servers: [String], assigned: String) {
+        self.init(
+            name: name, protocol: .nfs, target: "", servers: servers, assigned: assigned)
+        self.export = export
+    }
+
+    /// What clients know it by: the target's name, or the path that they mount.
+    public var clientName: String { export?.directory ?? target }
 }

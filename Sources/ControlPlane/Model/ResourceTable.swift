@@ -2,23 +2,43 @@
 /// consistent table, and `version` tells copies apart.
 public struct ResourceTable: Sendable, Hashable {
     private var byName: [String: Resource] = [:]
-    private var nameByTarget: [String: String] = [:]
+    private var nameByPlace: [Place: String] = [:]
     private var order: [String] = []
     /// Grows by one with every change of an assignment.
     public private(set) var version: UInt64 = 0
 
     public init() {}
 
-    /// Of resources with the same name or target the first one counts; a validated configuration has
-    /// none.
-    public init(_ resources: [Resource]) {
-        for resource in resources where byName[resource.name] == nil {
-            let target = Self.canonicalTarget(resource.target)
-            guard nameByTarget[target] == nil else { continue }
-            byName[resource.name] = resource
-            nameByTarget[target] = resource.name
-            order.append(resource.name)
+    /// What clients find a resource by; no two have the same.
+    private enum Place: Hashable {
+        /// iSCSI names compare after normalisation to lower case (RFC 7143 section 4.2.7.1).
+        case target(String)
+        case export(String)
+
+        init(_ resource: Resource) {
+            if let export = resource.export {
+                self = .export(export.directory)
+            } else {
+                self = .target(resource.target.lowercased())
+            }
         }
+    }
+
+    /// Of resources with the same name, target or export the first one counts; a validated configuration
+    /// has none.
+    public init(_ resources: [Resource]) {
+        for resource in resources { insert(resource) }
+    }
+
+    /// False, and no change, when something else has its name or its place.
+    @discardableResult
+    private mutating func insert(_ resource: Resource) -> Bool {
+        let place = Place(resource)
+        guard byName[resource.name] == nil, nameByPlace[place] == nil else { return false }
+        byName[resource.name] = resource
+        nameByPlace[place] = resource.name
+        order.append(resource.name)
+        return true
     }
 
     public var count: Int { order.count }
@@ -30,7 +50,7 @@ public struct ResourceTable: Sendable, Hashable {
 
     /// The resource with this iSCSI target name; letter case does not count.
     public func resource(target: String) -> Resource? {
-        nameByTarget[Self.canonicalTarget(target)].flatMap { byName[$0] }
+        nameByPlace[.target(target.lowercased())].flatMap { byName[$0] }
     }
 
     public func assignedServer(of resource: String) -> String? { byName[resource]?.assigned }
@@ -75,13 +95,9 @@ public struct ResourceTable: Sendable, Hashable {
         if !entry.servers.contains(server) { byName[resource]?.servers.append(server) }
     }
 
-    /// A resource that was not known. False, and no change, when its name or its target is.
+    /// A resource that was not known. False, and no change, when its name, its target or its export is.
     public mutating func add(_ resource: Resource) -> Bool {
-        let target = Self.canonicalTarget(resource.target)
-        guard byName[resource.name] == nil, nameByTarget[target] == nil else { return false }
-        byName[resource.name] = resource
-        nameByTarget[target] = resource.name
-        order.append(resource.name)
+        guard insert(resource) else { return false }
         version += 1
         return true
     }
@@ -92,7 +108,4 @@ public struct ResourceTable: Sendable, Hashable {
         for name in order { byName[name]?.servers.removeAll { $0 == server } }
         return true
     }
-
-    /// iSCSI names compare after normalisation to lower case (RFC 7143 section 4.2.7.1).
-    private static func canonicalTarget(_ target: String) -> String { target.lowercased() }
 }

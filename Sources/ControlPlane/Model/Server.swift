@@ -9,6 +9,10 @@ public struct Server: Hashable, Sendable {
     public var addresses: [IPAddress]
     /// TCP port of its iSCSI target.
     public var iscsiPort: UInt16
+    /// TCP and UDP port of its NFS service.
+    public var nfsPort: UInt16
+    /// Port of its MOUNT service; nil: its portmapper tells.
+    public var mountPort: UInt16?
     /// What the switch says of itself towards this server; nil: it does not authenticate there.
     public var credential: CHAPCredential?
     /// Used only while another server fails.
@@ -25,6 +29,7 @@ public struct Server: Hashable, Sendable {
 
     public init(
         name: String, addresses: [IPAddress], iscsiPort: UInt16 = 3260,
+        nfsPort: UInt16 = NFSProgram.port, mountPort: UInt16? = nil,
         credential: CHAPCredential? = nil, isSpare: Bool = false, weight: Double = 1,
         fence: [String] = [], agentKey: AnnouncementKey? = nil,
         nodeExporter: NodeExporterEndpoint? = nil
@@ -32,6 +37,8 @@ public struct Server: Hashable, Sendable {
         self.name = name
         self.addresses = addresses
         self.iscsiPort = iscsiPort
+        self.nfsPort = nfsPort
+        self.mountPort = mountPort
         self.credential = credential
         self.isSpare = isSpare
         self.weight = weight
@@ -43,5 +50,6 @@ public struct Server: Hashable, Sendable {
     /// Under this name something is reached that may be the same.
     func isSamePlace(as other: Server) -> Bool {
         name == other.name && addresses == other.addresses && iscsiPort == other.iscsiPort
+            && nfsPort == other.nfsPort && mountPort == other.mountPort
     }
 }

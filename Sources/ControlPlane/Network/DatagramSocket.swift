@@ -1,7 +1,7 @@
 import DataPlane
 import Glibc
 
-/// A non-blocking UDP socket that only receives.
+/// A non-blocking UDP socket.
 struct DatagramSocket {
     enum Received {
         case datagram(count: Int, from: SocketAddress)
@@ -77,6 +77,29 @@ struct DatagramSocket {
         if count >= 0 { return .datagram(count: count, from: Self.address(storage)) }
         if errno == EAGAIN || errno == EINTR { return .wouldBlock }
         throw SystemCallError(function: "recvfrom", errno: errno)
+    }
+
+    /// False: it was not taken, as a network may not take it.
+    func send(_ datagram: [UInt8], to address: SocketAddress) -> Bool {
+        var storage = Self.native(address)
+        let length = address.address.isIPv4 ? MemoryLayout<sockaddr_in>.size : 28
+        let sent = datagram.withUnsafeBytes { bytes in
+            withUnsafePointer(to: &storage) {
+                $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                    sendto(
+                        descriptor, bytes.baseAddress, bytes.count, Int32(MSG_NOSIGNAL),
+                        $0, socklen_t(length))
+                }
+            }
+        }
+        return sent == datagram.count
+    }
+
+    /// Octets that may wait in it in each direction; the kernel gives what its limits allow.
+    func setBuffers(_ octets: Int32) {
+        var size = octets
+        setsockopt(descriptor, SOL_SOCKET, SO_RCVBUF, &size, 4)
+        setsockopt(descriptor, SOL_SOCKET, SO_SNDBUF, &size, 4)
     }
 
     func close() { _ = Glibc.close(descriptor) }

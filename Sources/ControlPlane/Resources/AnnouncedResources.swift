@@ -74,9 +74,9 @@ public enum AnnouncedResources {
         configured: [Resource], agents: AgentTable, policy: AnnouncedResourcePolicy,
         order: [String] = [], assigned: [String: String] = [:]
     ) -> (resources: [Resource], refused: [Refused]) {
-        let known = Set(configured.map { $0.target.lowercased() })
+        let known = Set(configured.filter { $0.export == nil }.map { $0.target.lowercased() })
         var targetByName = Dictionary(
-            configured.map { ($0.name, $0.target.lowercased()) }, uniquingKeysWith: { $1 })
+            configured.map { ($0.name, $0.clientName.lowercased()) }, uniquingKeysWith: { $1 })
         var found: [String: Resource] = [:]
         var refused: [Refused] = []
         for server in sorted(agents.servers, order) {

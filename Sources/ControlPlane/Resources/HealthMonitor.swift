@@ -140,7 +140,10 @@ final class HealthMonitor {
         let missing = isUrgent ? [] : resources.filter { isMissing($0.name, server.name) }
         let wanted = serving.isEmpty ? resources : serving + missing
         // A server that was not there at the start may be the only one that knows its resources' units.
-        let unknown = isUrgent ? nil : wanted.first { portal.serverUnit(of: $0.name) == nil }
+        let unknown =
+            isUrgent
+            ? nil
+            : wanted.first { $0.export == nil && portal.serverUnit(of: $0.name) == nil }
         let resource = unknown ?? wanted[state.next % wanted.count]
         state.next += 1
         states[server.name] = state
@@ -184,6 +187,9 @@ final class HealthMonitor {
         _ server: Server, _ resource: Resource, timeout: UInt64, wantsIdentity: Bool,
         done: @escaping (Report) -> Void
     ) {
+        if let export = resource.export {
+            return probe(server, resource, export, timeout: timeout, done: done)
+        }
         guard let address = server.addresses.first,
             let local = engine.storageAddress(like: address),
             let port = engine.ports.allocate(address: local, now: engine.loop.now)
@@ -212,6 +218,44 @@ final class HealthMonitor {
         }
     }
 
+    private func probe(
+        _ server: Server, _ resource: Resource, _ export: NFSExport, timeout: UInt64,
+        done: @escaping (Report) -> Void
+    ) {
+        states[server.name]?.running += 1
+        let probe = NFSProbe(server.name, engine: engine, portal: portal)
+        probe.run(export.path, timeout: timeout) { [weak self] result, latency in
+            guard let self else { return }
+            var report = Report(
+                resource: resource.name, result: .bad, isReached: probe.isReached)
+            switch result {
+            case .good:
+                report.result = .good
+                states[server.name]?.latency = latency
+            case .missing(let detail):
+                report.isMissing = true
+                report.detail = detail
+            case .bad(let detail): report.detail = detail
+            case .refused(let detail):
+                report.result = .refused
+                report.detail = detail
+            case .timedOut(let detail):
+                report.result = .timedOut
+                report.detail = detail
+            }
+            report.detail = report.detail.map { "\(resource.name): \($0)" }
+            done(count(report, server))
+        }
+    }
+
+    private func count(_ report: Report, _ server: Server) -> Report {
+        states[server.name]?.running -= 1
+        states[server.name]?.checks += 1
+        states[server.name]?.reason = report.detail
+        if report.result != .good { states[server.name]?.failures += 1 }
+        return report
+    }
+
     private func take(
         _ result: Result<ISCSIServerProbe.Outcome, ISCSIServerProbe.ProbeFailure>,
         _ latency: UInt64, _ server: Server, _ resource: Resource, _ connection: ProbeConnection
@@ -233,11 +277,7 @@ final class HealthMonitor {
             report.result =
                 connection.isRefused ? .refused : connection.isTimedOut ? .timedOut : .bad
         }
-        states[server.name]?.running -= 1
-        states[server.name]?.checks += 1
-        states[server.name]?.reason = report.detail
-        if report.result != .good { states[server.name]?.failures += 1 }
-        return report
+        return count(report, server)
     }
 }
 

@@ -33,6 +33,8 @@ public final class Daemon: @unchecked Sendable {
     private(set) var announcements: Announcements!
     let captures = CaptureTable()
     private(set) var listeners: Listeners!
+    /// Nil: the configuration has no NFS.
+    private(set) var nfs: NFSService?
     private var announcer: AddressAnnouncer?
     /// Rules of the switch itself.
     private(set) var ownRules: [Rule] = []
@@ -217,8 +219,10 @@ public final class Daemon: @unchecked Sendable {
             configuration, engine: engine, portal: portal, health: health)
         announcements = Announcements(
             configuration, engine: engine, portal: portal, management: management)
+        nfs = NFSService(configuration, engine: engine, portal: portal)
         management.onEvent = { [weak self, events, log] event in
             if case .serverRemoved(let name) = event { self?.serverRemoved(name) }
+            self?.nfs?.take(event)
             let model = EventModel(event)
             log.log(level: model.level, "\(model.message)")
             events.add(model)
@@ -257,9 +261,18 @@ public final class Daemon: @unchecked Sendable {
         guard !configuration.resources.isEmpty else { return becomeReady() }
         health.start { [weak self] in
             guard let self else { return }
-            for failure in listeners.openISCSI(configuration) { log.error("iSCSI at \(failure)") }
+            open(configuration)
             becomeReady()
         }
+    }
+
+    /// Listens for what the configuration has and is not listened for. On the session thread.
+    func open(_ configuration: Configuration) {
+        if configuration.hasTargets {
+            for failure in listeners.openISCSI(configuration) { log.error("iSCSI at \(failure)") }
+        }
+        if nfs == nil { nfs = NFSService(configuration, engine: engine, portal: portal) }
+        for failure in nfs?.update(configuration) ?? [] { log.error("NFS at \(failure)") }
     }
 
     /// Ready is when clients are listened to and packets reach the ports: a port whose device is there is
@@ -308,6 +321,7 @@ public final class Daemon: @unchecked Sendable {
     private func endSessions(since start: UInt64) {
         // Again each time: clients come back at once.
         engine.endAll("the switch is stopping")
+        nfs?.close("the switch is stopping")
         guard hasOpenMirrors, loop.clock() - start < Self.endTimeMaximum else {
             return loop.stop()
         }

@@ -118,8 +118,7 @@ extension Daemon {
         }
         announcements.update(wanted)
         health.update(to: wanted) { [weak self] in
-            guard let self, !wanted.resources.isEmpty else { return }
-            for failure in listeners.openISCSI(wanted) { log.error("iSCSI at \(failure)") }
+            self?.open(wanted)
         }
         if old.logLevel != wanted.logLevel, let level = Logger.Level(rawValue: wanted.logLevel) {
             // The handler shares its level with all copies of the logger.

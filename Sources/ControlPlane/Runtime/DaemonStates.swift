@@ -84,7 +84,7 @@ extension Daemon {
             var model = known
             model.name = resource.name
             model.protocol = resource.protocol.rawValue
-            model.target = resource.target
+            model.target = resource.clientName
             model.assigned = resource.assigned
             model.servers = resource.servers
             model.sessions = sessions.count { $0.uses(resource: resource.name) }

@@ -290,13 +290,16 @@ final class ISCSIPortal {
     /// SendTargets answers of a session: every resource, at the address that the client came to.
     func discovery(for leg: Leg, user: String?) -> ISCSIDiscovery {
         let address = SocketAddress(address: leg.local.address, port: leg.local.port).description
-        var names = resources.all
-            .filter { credentials.mayUse(user: user, resource: $0.name) && !isMember($0.name) }
-            .map(\.target)
+        var names = resources.all.filter {
+            $0.protocol == .iscsi && credentials.mayUse(user: user, resource: $0.name)
+                && !isMember($0.name)
+        }.map(\.target)
         if let target = settings.allUnitsTarget, !units(for: user).isEmpty { names.append(target) }
         return ISCSIDiscovery(
             targets: names.map { ISCSIDiscovery.Target(name: $0, addresses: [address]) })
     }
+
+    func server(_ name: String) -> Server? { servers[name] }
 
     /// Address of a server in the client's family: a splice cannot change between families.
     func address(of name: String, like client: IPAddress) -> SocketAddress? {

@@ -34,6 +34,7 @@ extension Pipeline {
             case .splice(let step):
                 results.append(
                     splicer.apply(step, flows: &flows, output: &output, now: now))
+            case .datagram(let step): results.append(datagrams.apply(step, now: now))
             case .flushMACs(let domain):
                 for index in 0..<PortSet.domainMaximum
                 where domain == nil || Int(domain ?? 0) == index {
@@ -51,6 +52,7 @@ extension Pipeline {
     private func check(_ commands: [Command]) throws(BatchError) {
         let rulePlan = RulePlan(commands, rules: rules)
         var plan = BatchPlan(flowCount: flows.count)
+        var datagramPlan = DatagramPlan()
         for (index, command) in commands.enumerated() {
             func refuse(_ reason: BatchError.Reason) throws(BatchError) {
                 throw BatchError(index: index, reason: reason)
@@ -95,6 +97,8 @@ extension Pipeline {
                 if let reason = splicer.check(step, flows: flows, plan: &plan) {
                     try refuse(reason)
                 }
+            case .datagram(let step):
+                if let reason = datagrams.check(step, plan: &datagramPlan) { try refuse(reason) }
             case .flushMACs: break
             }
         }

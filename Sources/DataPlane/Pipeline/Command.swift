@@ -11,6 +11,7 @@ public enum Command: Sendable {
     case addFlow(FlowKey, actions: [Action], cookie: UInt64, idleTimeout: UInt16)
     case deleteFlow(FlowKey)
     case splice(SpliceCommand)
+    case datagram(DatagramCommand)
     /// Forgets learned MAC addresses (all domains when nil).
     case flushMACs(DomainID?)
 }
@@ -65,6 +66,22 @@ public struct BatchError: Error, Hashable, Sendable {
         case spliceInUse(SpliceID)
         case spliceNotOpen(SpliceID)
         case spliceState(SpliceID, SpliceState)
+        case datagramServiceOutOfRange(DatagramServiceID, limit: Int)
+        case noSuchDatagramService(DatagramServiceID)
+        /// An address of the wrong family, none at all, no storage address where there is a virtual one, port 0,
+        /// or a domain that cannot be.
+        case datagramServiceInvalid(DatagramServiceID)
+        /// Another service has the domain, virtual address and port.
+        case datagramServiceInUse(by: DatagramServiceID)
+        /// The service has no addresses of the client's family.
+        case datagramAddressFamily
+        case datagramBindingExists
+        case noSuchDatagramBinding
+        /// Local port of another binding, or 0.
+        case datagramPortInUse(UInt16)
+        case datagramBindingTableFull(limit: Int)
+        /// A file handle has 1 ... 64 octets.
+        case datagramHandleLength(Int)
         case queueFull
         case stopped
     }

@@ -25,6 +25,8 @@ public enum DropReason: UInt8, CaseIterable, Sendable {
     case fragmentNoFirst
     case fragmentTableFull
     case fragmentQueueFull
+    /// Of a datagram that was decided about by its first fragment: lies over that one.
+    case fragmentOverlap
     // Splices
     case spliceUnknown
     case spliceHoldFull

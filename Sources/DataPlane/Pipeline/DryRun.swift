@@ -49,13 +49,13 @@ extension Pipeline {
         var real = makeDryPorts(sink)
         swap(&output, &real)
         // The learned addresses are needed, and nothing in a dry run changes them.
-        swap(&output.macs[Int(domain & 15)], &real.macs[Int(domain & 15)])
+        for index in 0..<PortSet.domainMaximum { swap(&output.macs[index], &real.macs[index]) }
         trace = sink
         decide(
             bytes, ingress: port, domain: domain, origin: isCPU ? .cpu : .network, sink, now: now)
         trace = nil
         let drops = DropReason.allCases.filter { output.drops[Int($0.rawValue)] > 0 }
-        swap(&output.macs[Int(domain & 15)], &real.macs[Int(domain & 15)])
+        for index in 0..<PortSet.domainMaximum { swap(&output.macs[index], &real.macs[index]) }
         swap(&output, &real)
         (icmpTokens, synTokens) = tokens
         for number in sink.outputs { sink.note("output to port \(number)") }
@@ -110,6 +110,7 @@ extension Pipeline {
         {
             return
         }
+        if describeDatagram(frame, headers, domain: domain, origin: origin, sink) { return }
         let found = rules.lookup(PacketFields(headers, inPort: ingress))
         guard found >= 0 else {
             sink.note("no rule matches")

@@ -1,13 +1,15 @@
 // Packets that do not carry their own ports: fragments, and ICMP errors about other packets.
 
 extension Pipeline {
-    /// A fragment goes where the first fragment of its datagram goes.
+    /// A fragment goes where the first fragment of its datagram goes. `isDatagram`: to an address of a datagram
+    /// service.
     mutating func processFragment(
         _ frame: Frame, _ headers: inout PacketHeaders, found slot: Int,
-        ingress: PortNumber, domain: DomainID, origin: FlowKey.Origin, now: UInt64
+        ingress: PortNumber, domain: DomainID, origin: FlowKey.Origin, isDatagram: Bool = false,
+        now: UInt64
     ) {
         // Without exact flows only rules decide, and they look at no ports in fragments.
-        guard flows.count > 0 else {
+        guard flows.count > 0 || isDatagram else {
             return matchRules(
                 frame, &headers, ingress: ingress, domain: domain, origin: origin, now: now)
         }
@@ -15,12 +17,16 @@ extension Pipeline {
             source: headers.source, destination: headers.destination,
             identification: headers.identification, ipProtocol: headers.ipProtocol,
             domain: domain, origin: origin.rawValue)
-        let index = fragments.entry(for: fragmentKey, now: now)
+        let index = fragments.entry(
+            for: fragmentKey, isFirst: headers.fragment == 1, now: now)
         guard index >= 0 else { return output.count(.fragmentTableFull) }
         if headers.fragment == 1 {
             if slot >= 0 { flows.count(slot, bytes: frame.length, now: now) }
-            let decision: FragmentTable.Decision = slot >= 0 ? .flow(flows.target(slot)) : .rules
+            let decision = decide(
+                index, frame, headers, found: slot, ingress: ingress, domain: domain,
+                isDatagram: isDatagram, now: now)
             fragments.decide(index, decision, now: now)
+            note(index, headers, now: now)
             follow(
                 decision, frame, &headers, ingress: ingress, domain: domain, origin: origin,
                 now: now)
@@ -28,13 +34,38 @@ extension Pipeline {
         }
         let decision = fragments.decision(index)
         if decision == .unknown {
-            if !fragments.wait(index, frame, ingress: ingress) {
+            if fragments.wait(index, frame, ingress: ingress) {
+                note(index, headers, now: now)
+            } else {
                 output.count(.fragmentQueueFull)
             }
             return
         }
+        note(index, headers, now: now)
         follow(
             decision, frame, &headers, ingress: ingress, domain: domain, origin: origin, now: now)
+    }
+
+    /// What the first fragment says of its datagram.
+    private mutating func decide(
+        _ index: Int, _ frame: Frame, _ headers: PacketHeaders, found slot: Int,
+        ingress: PortNumber, domain: DomainID, isDatagram: Bool, now: UInt64
+    ) -> FragmentTable.Decision {
+        if slot >= 0 { return .flow(flows.target(slot)) }
+        guard isDatagram,
+            var change = decideDatagram(
+                frame, headers, ingress: ingress, domain: domain, now: now)
+        else { return .rules }
+        if case .datagram(let earlier) = fragments.decision(index) {
+            change.keepIdentification(of: earlier)
+        }
+        return .datagram(change)
+    }
+
+    private mutating func note(_ index: Int, _ headers: PacketHeaders, now: UInt64) {
+        fragments.note(
+            index, offset: headers.fragmentOffset, count: headers.fragmentLength,
+            isLast: !headers.moreFragments, now: now)
     }
 
     private mutating func releaseWaiting(
@@ -70,6 +101,7 @@ extension Pipeline {
         case .flow(.splice) where headers.fragment == 3:
             // Our own sockets send segments that fit; a fragment of one has no place to go.
             output.count(.spliceKernelPacket)
+        case .datagram(let change): forwardDatagram(change, frame, &headers, now: now)
         case .flow(let target):
             run(
                 target, frame, &headers, ingress: ingress, domain: domain, origin: origin,

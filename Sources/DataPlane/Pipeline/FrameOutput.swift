@@ -15,4 +15,6 @@ protocol FrameOutput: ~Copyable {
     @discardableResult mutating func emit(_ event: Event) -> Bool
     /// Port where a MAC address of this domain was last seen; 0 when unknown.
     func port(of mac: MACAddress, vlan: UInt16, domain: DomainID) -> PortNumber
+    /// Octets of IP that a port can send; 0: unknown, or there is no such port.
+    func mtu(of port: PortNumber) -> Int
 }

@@ -6,10 +6,20 @@ public struct PipelineConfiguration: Sendable {
     public var rules = 4_096
     public var flows = 1 << 20
     public var macsPerDomain = 4_096
-    public var fragments = 1_024
+    /// Datagrams whose fragments are under way, octets of fragments that came before their first one, and ns that
+    /// these wait and that what a first fragment decided is kept.
+    public var fragments = 4_096
     public var fragmentOctets = 16 << 20
+    public var fragmentLifetime: UInt64 = 2_000_000_000
     public var splices = 8_192
     public var heldOctets = 256 << 20
+    /// Datagram services, 64 at most, and clients bound to them.
+    public var datagramServices = 8
+    public var datagramBindings = 1 << 16
+    /// File handles of the datagram grain; beyond them those that were not used for long are forgotten.
+    public var datagramHandles = 1 << 20
+    /// Calls whose latency is measured at a time, about.
+    public var datagramCalls = 1 << 16
     public var events = 8_192
     /// ns until a MAC address that is not seen is forgotten.
     public var macAge: UInt64 = 300_000_000_000
@@ -36,6 +46,7 @@ public struct Pipeline: ~Copyable {
     var rules: RuleTable
     var fragments: FragmentTable
     var splicer: Splicer
+    var datagrams: DatagramRedirector
     /// Action lists of exact flows; nil: free.
     var lists: [FlowActions?] = []
     var freeLists: [UInt32] = []
@@ -63,9 +74,11 @@ public struct Pipeline: ~Copyable {
         flows = FlowTable(capacity: configuration.flows, seed: configuration.flowSeed)
         rules = RuleTable(capacity: configuration.rules)
         fragments = FragmentTable(
-            capacity: configuration.fragments, octets: configuration.fragmentOctets)
+            capacity: configuration.fragments, octets: configuration.fragmentOctets,
+            lifetime: configuration.fragmentLifetime)
         splicer = Splicer(
             capacity: configuration.splices, heldBytesMaximum: configuration.heldOctets)
+        datagrams = DatagramRedirector(configuration: configuration)
         icmpTokens = TokenBucket(rate: configuration.icmpRate)
         synTokens = TokenBucket(rate: configuration.synRate)
         frames = .allocate(capacity: Self.burst)
@@ -224,6 +237,12 @@ public struct Pipeline: ~Copyable {
                 headers.sourceMAC, vlan: headers.vlanTCI, port: ingress, now: now)
         }
         if let trace { trace.note(headers, port: ingress) }
+        if datagrams.watches(headers.ipProtocol), origin == .network,
+            processDatagram(
+                frame, &headers, found: slot, ingress: ingress, domain: domain, now: now)
+        {
+            return
+        }
         if headers.fragment != 0 {
             return processFragment(
                 frame, &headers, found: slot, ingress: ingress, domain: domain,

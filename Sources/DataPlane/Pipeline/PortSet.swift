@@ -170,6 +170,12 @@ struct PortSet: ~Copyable, FrameOutput {
         macs[Int(domain & 15)].port(of: mac, vlan: vlan)
     }
 
+    @inline(__always)
+    func mtu(of number: PortNumber) -> Int {
+        guard number > 0, Int(number) <= capacity, slots[Int(number)] != nil else { return 0 }
+        return slots[Int(number)]!.mtu
+    }
+
     // MARK: Reading
 
     /// Everything dropped for a reason: what was counted here, and what the devices of ports count.

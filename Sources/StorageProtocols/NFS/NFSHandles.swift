@@ -226,7 +226,7 @@ public struct NFSDirectoryRequest: Equatable, Sendable {
     }
 }
 
-/// The results of a reply: where the handles and the data in them are.
+/// The results of a reply: where the handles, the file system numbers and the data in them are.
 ///
 /// All ranges are of octets of the message that was given, without length words and padding.
 public struct NFSResults: Equatable, Sendable {
@@ -237,6 +237,10 @@ public struct NFSResults: Equatable, Sendable {
     /// LOOKUP, CREATE, MKDIR, of v3 also SYMLINK and MKNOD: one, or none where it is optional. READDIRPLUS: those of
     /// the entries that have one, in order. After an error: none.
     public private(set) var handles: [Range<Int>] = []
+    /// fsid of all attributes, in the order in which they come: eight octets each in v3, four in v2. The file number
+    /// stands behind each; `NFSAttributeLayout` says what else is around it. What is from before a change (wcc_attr)
+    /// has none.
+    public private(set) var fileSystems: [Range<Int>] = []
     /// READ: the octets that were read.
     public private(set) var data: Range<Int>?
     /// Where the results end.
@@ -271,54 +275,75 @@ public struct NFSResults: Equatable, Sendable {
         status = try reader.uint32()
         guard status == 0 else {
             let arm = procedure.failureArm
-            for _ in 0..<arm.attributes { try reader.skipAttributes3() }
-            for _ in 0..<arm.changes { try reader.skipChange3() }
+            for _ in 0..<arm.attributes { try optionalAttributes3(&reader) }
+            for _ in 0..<arm.changes { try change3(&reader) }
             return
         }
         switch procedure {
         case .null: break
-        case .getattr: try reader.skip(NFSLayout.attributes3)
-        case .setattr, .remove, .rmdir: try reader.skipChange3()
+        case .getattr: try attributes3(&reader)
+        case .setattr, .remove, .rmdir: try change3(&reader)
         case .lookup:
             handles.append(try reader.opaque(maximum: NFSVersion.v3.handleLength))
-            try reader.skipAttributes3()
-            try reader.skipAttributes3()
+            try optionalAttributes3(&reader)
+            try optionalAttributes3(&reader)
         case .access:
-            try reader.skipAttributes3()
+            try optionalAttributes3(&reader)
             try reader.skip(4)
         case .readlink:
-            try reader.skipAttributes3()
+            try optionalAttributes3(&reader)
             _ = try reader.opaque(maximum: NFSLayout.anyLength)
         case .read:
-            try reader.skipAttributes3()
+            try optionalAttributes3(&reader)
             // count; EOF.
             try reader.skip(4)
             _ = try reader.bool()
             data = try reader.opaque(maximum: NFSLayout.anyLength)
         case .write:
-            try reader.skipChange3()
+            try change3(&reader)
             // count and stable_how.
             try reader.skip(8 + NFSLayout.verifier)
         case .create, .mkdir, .symlink, .mknod:
             try optionalHandle3(&reader)
-            try reader.skipAttributes3()
-            try reader.skipChange3()
+            try optionalAttributes3(&reader)
+            try change3(&reader)
         case .rename:
-            try reader.skipChange3()
-            try reader.skipChange3()
+            try change3(&reader)
+            try change3(&reader)
         case .link:
-            try reader.skipAttributes3()
-            try reader.skipChange3()
+            try optionalAttributes3(&reader)
+            try change3(&reader)
         case .readdir, .readdirplus:
             try takeEntries3(&reader, isPlus: procedure == .readdirplus)
         // Behind the attributes: six numbers of 64 bits and one of 32; eight of 32 bits and two of 64; six of 32.
-        case .fsstat: try reader.skipAttributes3(then: 52)
-        case .fsinfo: try reader.skipAttributes3(then: 48)
-        case .pathconf: try reader.skipAttributes3(then: 24)
+        case .fsstat: try optionalAttributes3(&reader, then: 52)
+        case .fsinfo: try optionalAttributes3(&reader, then: 48)
+        case .pathconf: try optionalAttributes3(&reader, then: 24)
         case .commit:
-            try reader.skipChange3()
+            try change3(&reader)
             try reader.skip(NFSLayout.verifier)
         }
+    }
+
+    /// fattr3.
+    private mutating func attributes3(_ reader: inout XDRReader) throws(XDRError) {
+        let start = reader.position + NFSAttributeLayout.fileSystem3
+        try reader.skip(NFSLayout.attributes3)
+        fileSystems.append(start..<start + 8)
+    }
+
+    /// post_op_attr, and octets behind it.
+    private mutating func optionalAttributes3(
+        _ reader: inout XDRReader, then octets: Int = 0
+    ) throws(XDRError) {
+        if try reader.bool() { try attributes3(&reader) }
+        try reader.skip(octets)
+    }
+
+    /// wcc_data: pre_op_attr and post_op_attr.
+    private mutating func change3(_ reader: inout XDRReader) throws(XDRError) {
+        if try reader.bool() { try reader.skip(NFSLayout.change3) }
+        try optionalAttributes3(&reader)
     }
 
     /// post_op_fh3.
@@ -332,13 +357,13 @@ public struct NFSResults: Equatable, Sendable {
     private mutating func takeEntries3(
         _ reader: inout XDRReader, isPlus: Bool
     ) throws(XDRError) {
-        try reader.skipAttributes3(then: NFSLayout.verifier)
+        try optionalAttributes3(&reader, then: NFSLayout.verifier)
         while try reader.bool() {
             try reader.skip(8)
             _ = try reader.opaque(maximum: NFSLayout.anyLength)
             try reader.skip(8)
             guard isPlus else { continue }
-            try reader.skipAttributes3()
+            try optionalAttributes3(&reader)
             try optionalHandle3(&reader)
         }
         _ = try reader.bool()
@@ -354,13 +379,13 @@ public struct NFSResults: Equatable, Sendable {
         guard status == 0 else { return }
         switch procedure {
         case .null, .root, .writecache, .remove, .rename, .link, .symlink, .rmdir: break
-        case .getattr, .setattr, .write: try reader.skip(NFSLayout.attributes2)
+        case .getattr, .setattr, .write: try attributes2(&reader)
         case .lookup, .create, .mkdir:
             handles.append(try reader.fixedOpaque(NFSVersion.v2.handleLength))
-            try reader.skip(NFSLayout.attributes2)
+            try attributes2(&reader)
         case .readlink: _ = try reader.opaque(maximum: NFSLayout.path2)
         case .read:
-            try reader.skip(NFSLayout.attributes2)
+            try attributes2(&reader)
             data = try reader.opaque(maximum: NFSLayout.data2)
         case .readdir:
             while try reader.bool() {
@@ -373,6 +398,23 @@ public struct NFSResults: Equatable, Sendable {
         case .statfs: try reader.skip(20)
         }
     }
+
+    /// fattr.
+    private mutating func attributes2(_ reader: inout XDRReader) throws(XDRError) {
+        let start = reader.position + NFSAttributeLayout.fileSystem2
+        try reader.skip(NFSLayout.attributes2)
+        fileSystems.append(start..<start + 4)
+    }
+}
+
+/// Octets from the start of attributes to what is in them (RFC 1813 section 2.6, RFC 1094 section 2.3.5).
+public enum NFSAttributeLayout {
+    /// fsid and ctime of fattr3: eight octets each.
+    public static let fileSystem3 = 44
+    public static let changeTime3 = 76
+    /// fsid of fattr: four octets; its ctime: eight.
+    public static let fileSystem2 = 36
+    public static let changeTime2 = 60
 }
 
 /// Octets of structures (RFC 1813 sections 2.4 to 2.6, RFC 1094 section 2.3).
@@ -397,20 +439,8 @@ enum NFSLayout {
     static let anyLength = Int(UInt32.max)
 }
 
-/// Structures of version 3 that nobody looks into (RFC 1813 section 2.6).
+/// What nobody looks into (RFC 1813 section 2.6).
 extension XDRReader {
-    /// post_op_attr, and octets behind it.
-    fileprivate mutating func skipAttributes3(then octets: Int = 0) throws(XDRError) {
-        let hasAttributes = try bool()
-        try skip(octets + (hasAttributes ? NFSLayout.attributes3 : 0))
-    }
-
-    /// wcc_data: pre_op_attr and post_op_attr.
-    fileprivate mutating func skipChange3() throws(XDRError) {
-        if try bool() { try skip(NFSLayout.change3) }
-        try skipAttributes3()
-    }
-
     /// sattr3: mode, owner and group, size, each when its boolean says so; two times, each of the client when
     /// its time_how is SET_TO_CLIENT_TIME.
     fileprivate mutating func skipSettable3() throws(XDRError) {

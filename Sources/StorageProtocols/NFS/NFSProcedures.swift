@@ -237,6 +237,8 @@ public enum NFSv2Status: UInt32, CaseIterable, Sendable {
     case accessDenied = 13
     /// NFSERR_EXIST.
     case exists = 17
+    /// RFC 1094 has no name for it, but its numbers are those of UNIX, and clients know this one as EXDEV.
+    case crossDevice = 18
     /// NFSERR_NODEV.
     case noDevice = 19
     /// NFSERR_NOTDIR.

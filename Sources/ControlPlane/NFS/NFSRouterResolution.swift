@@ -1,0 +1,188 @@
+import StorageProtocols
+
+// What has to be asked at servers before a call can go on. It is asked in our own name, as root: what is learned of it,
+// a handle, is the same for everybody, and who may use it is told by rules.
+extension NFSRouter {
+    /// Times that one call asks: for the handles of its directories, one after the other, and for roots that a server
+    /// has given up meanwhile.
+    private static let roundMaximum = 4
+    /// ns for which a handle that no server knew is not asked for again.
+    private static let strangerTime: UInt64 = 5_000_000_000
+
+    private static let credential = RPCSystemCredential(machineName: "dsr", uid: 0, gid: 0)
+
+    // MARK: Asking
+
+    /// The handle of an export's root, for a LOOKUP.
+    func resolveRoot(
+        _ incoming: NFSIncoming, _ version: NFSVersion, _ index: UInt32, round: Int
+    ) -> NFSDecision {
+        guard round < Self.roundMaximum, let export = exports[index] else {
+            return later(incoming)
+        }
+        let mountVersion = version.mountVersion
+        let own = NFSOwnCall(
+            resource: export.resource, program: MountProtocol.program,
+            version: mountVersion.rawValue,
+            call: MountCall.mount(path: export.export.path).message(
+                xid: 0, version: mountVersion, credential: Self.credential))
+        return resolve(incoming, [own], .root(index, version), round: round)
+    }
+
+    /// Which of the shared exports a handle is of.
+    func resolve(
+        _ incoming: NFSIncoming, _ procedure: NFSProcedure, _ handle: [UInt8], now: UInt64,
+        round: Int
+    ) -> NFSDecision {
+        if let time = strangers.value(handle), now &- time < Self.strangerTime {
+            return fail(incoming, procedure, .stale, .staleHandle)
+        }
+        let version = procedure.version
+        let indexes = order.filter { exports[$0]?.export.handles == .shared }
+        guard round < Self.roundMaximum, !indexes.isEmpty else { return later(incoming) }
+        var writer = XDRWriter()
+        if version == .v3 { writer.opaque(handle) } else { writer.fixedOpaque(handle) }
+        let number =
+            version == .v3
+            ? NFSv3Procedure.getattr.rawValue : NFSv2Procedure.getattr.rawValue
+        let call = RPCMessage.call(
+            xid: 0, program: NFSProgram.number, version: version.rawValue, procedure: number,
+            credential: Self.credential, arguments: writer.bytes)
+        let calls = indexes.map { index in
+            NFSOwnCall(
+                resource: exports[index]?.resource ?? "", program: NFSProgram.number,
+                version: version.rawValue, call: call)
+        }
+        return resolve(
+            incoming, calls, .shared(handle, indexes: indexes, version), round: round)
+    }
+
+    private func resolve(
+        _ incoming: NFSIncoming, _ calls: [NFSOwnCall], _ question: NFSResolution.Question,
+        round: Int
+    ) -> NFSDecision {
+        counters.resolutions += 1
+        return .resolve(
+            NFSResolution(calls: calls, question: question, incoming: incoming, round: round))
+    }
+
+    // MARK: Answers
+
+    /// What becomes of the call now.
+    /// - Parameter replies: to the calls of the resolution, in their order; nil: there was none.
+    package func take(
+        _ replies: [[UInt8]?], for resolution: NFSResolution, now: UInt64
+    ) -> NFSDecision {
+        let incoming = resolution.incoming
+        switch resolution.question {
+        case .root(let index, let version):
+            switch takeRoot(replies.first ?? nil, index, version) {
+            case nil: break
+            case .later: return later(incoming)
+            case let failure?: return fail(incoming, failure)
+            }
+        case .shared(let handle, let indexes, let version):
+            guard takeShared(replies, handle, indexes, version, now: now) else {
+                return later(incoming)
+            }
+        }
+        return route(incoming, now: now, round: resolution.round + 1)
+    }
+
+    /// Nil: the root is known now.
+    private func takeRoot(
+        _ reply: [UInt8]?, _ index: UInt32, _ version: NFSVersion
+    ) -> Failure? {
+        guard let reply, let result = Self.mountResult(reply, version.mountVersion) else {
+            return .later
+        }
+        switch result {
+        case .mounted(let handle, _):
+            roots[RootKey(index: index, version: version)] = handle
+            return nil
+        case .failed(.accessDenied), .failed(.notOwner): return .noAccess
+        case .failed(.noEntry), .failed(.notDirectory): return .noEntry
+        case .failed: return .ioError
+        }
+    }
+
+    /// False: nobody knows it yet, since not all have answered.
+    private func takeShared(
+        _ replies: [[UInt8]?], _ handle: [UInt8], _ indexes: [UInt32], _ version: NFSVersion,
+        now: UInt64
+    ) -> Bool {
+        var owners: [UInt32] = []
+        var fileSystem: FileSystem?
+        var isComplete = replies.count >= indexes.count
+        for (index, reply) in zip(indexes, replies) {
+            guard let reply, let answer = Self.attributes(reply, version) else {
+                isComplete = false
+                continue
+            }
+            guard let attributes = answer.attributes else {
+                if answer.status == NFSv3Status.jukebox.rawValue { isComplete = false }
+                continue
+            }
+            owners.append(index)
+            fileSystem = FileSystem(version: version, number: attributes.fileSystem)
+        }
+        // Servers in front of the same storage may all know the file: then its file system tells, as far as it is
+        // known whose it is. Otherwise any of them serves it.
+        let known = fileSystem.flatMap { fileSystems.value($0) ?? nil }
+        if let owner = owners.first(where: { $0 == known }) ?? owners.first {
+            scheme.learn(handle, of: owner)
+            return true
+        }
+        if isComplete { strangers.set(now, for: handle) }
+        return isComplete
+    }
+
+    /// Nil: no reply to MNT that can be read.
+    static func mountResult(
+        _ reply: [UInt8], _ version: MountProtocol.Version
+    ) -> MountResult? {
+        reply.withUnsafeBytes { raw -> MountResult? in
+            var reader = XDRReader(raw)
+            guard let header = try? RPCReplyHeader(&reader), header.refusal == nil else {
+                return nil
+            }
+            return try? MountResult(&reader, version: version)
+        }
+    }
+
+    /// What GETATTR says: attributes, or none with an error. Nil: no reply to it that can be read.
+    private static func attributes(
+        _ reply: [UInt8], _ version: NFSVersion
+    ) -> (attributes: NFSFileAttributes?, status: UInt32)? {
+        reply.withUnsafeBytes { raw -> (attributes: NFSFileAttributes?, status: UInt32)? in
+            var reader = XDRReader(raw)
+            guard let header = try? RPCReplyHeader(&reader), header.refusal == nil,
+                let status = try? reader.uint32()
+            else { return nil }
+            guard status == NFSv3Status.ok.rawValue else { return (nil, status) }
+            guard let attributes = try? NFSFileAttributes(version, &reader) else { return nil }
+            return (attributes, status)
+        }
+    }
+
+    // MARK: Errors
+
+    /// The client is to come again. Who sends datagrams does so by itself, and version 2 has no word for it.
+    private func later(_ incoming: NFSIncoming) -> NFSDecision {
+        counters.count(.noServer)
+        guard incoming.client.transport == .tcp else { return .underWay }
+        return answerFailure(incoming, .later)
+    }
+
+    private func fail(_ incoming: NFSIncoming, _ failure: Failure) -> NFSDecision {
+        counters.count(failure == .noAccess ? .access : .noExport)
+        return answerFailure(incoming, failure)
+    }
+
+    private func answerFailure(_ incoming: NFSIncoming, _ failure: Failure) -> NFSDecision {
+        let header = incoming.header
+        guard let procedure = NFSProcedure(version: header.version, number: header.procedure)
+        else { return refuse(incoming, .procedureUnavailable, .procedure) }
+        return answer(incoming, Self.results(procedure, failure))
+    }
+}

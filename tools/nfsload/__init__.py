@@ -1,0 +1,1 @@
+"""What tools/nfs-load.py is made of."""
