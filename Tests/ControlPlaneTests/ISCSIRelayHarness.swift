@@ -22,6 +22,8 @@ final class ISCSIRelayHarness {
         var clientWindow: UInt32 = 32
         /// Goes into the fast path again after a recovery.
         var splicesAgain = false
+        /// CmdSN of the standby's login; nil: the client's next one.
+        var standbyCommand: UInt32?
         /// Data that cannot be read again is made up when its command fails: the client, which has some of it
         /// already, will be told.
         var makesUpData = false
@@ -68,6 +70,10 @@ final class ISCSIRelayHarness {
     private var steps = 0
     private var random: SplitMix64
     private var fast: FastPath?
+    /// The server that was left with what is open there.
+    private var former: SimulatedISCSITarget?
+    /// Servers that took over from one that went on.
+    private(set) var takeovers = 0
     /// What the client got and did not acknowledge: the relay must say the same again.
     private var repeated: [UInt8] = []
     private static let firstCommand: UInt32 = 0xffff_fff0
@@ -96,7 +102,8 @@ final class ISCSIRelayHarness {
         relay.onLogin = { [unowned self] outcome in
             switch outcome {
             case .established(let result):
-                if failures == 0 {
+                // Later ones take another's place.
+                if targets.count == 1 {
                     relay.setStatus(clientNext: Self.firstStatus, serverNext: result.nextStatus)
                 }
             case .failed(_, let reason): failed = reason
@@ -248,7 +255,8 @@ final class ISCSIRelayHarness {
     // MARK: Time
 
     private func step() -> Bool {
-        switch random.below(5) {
+        if former != nil, random.below(4) == 0 { return passFormer() }
+        return switch random.below(5) {
         case 0: initiator.step()
         case 1: passFromClient()
         case 2: passToServer()
@@ -277,11 +285,21 @@ final class ISCSIRelayHarness {
                 break
             }
             if isAtCut { return true }
-            if initiator.isDone, output.toServer.isEmpty, relay.isEstablished { return false }
+            if initiator.isDone, output.toServer.isEmpty, relay.isEstablished, former == nil {
+                return false
+            }
             idle = step() ? 0 : idle + 1
             if options.splicesAgain, fast == nil, failures > 0 { splice() }
         }
         return false
+    }
+
+    /// Steps until the condition holds, or nothing moves any more.
+    func runUntil(_ condition: () -> Bool) {
+        var idle = 0
+        while idle < 200, problems.isEmpty, failed == nil, !condition() {
+            idle = step() ? 0 : idle + 1
+        }
     }
 
     // MARK: Splice and failure
@@ -300,6 +318,8 @@ final class ISCSIRelayHarness {
         cut = nil
         failures += 1
         counts = (0, 0, 0)
+        former = nil
+        output.toFormer = RelayOutput().toFormer
         if let path = fast {
             fast = nil
             path.acknowledge(upTo: random)
@@ -341,12 +361,11 @@ final class ISCSIRelayHarness {
         var target: SimulatedISCSITarget
         var session: ISCSIInitiatorResult
         var rest: [UInt8]
-        var command: UInt32
     }
 
     /// For a relay that holds new requests.
     func openStandby() -> Standby? {
-        let command = relay.numbers.nextCommand
+        let command = options.standbyCommand ?? relay.numbers.nextCommand
         let target = makeTarget(options.second)
         var nexus = ISCSINexusLogin(login(command: command, status: 1), replacing: [:])
         target.receive(nexus.start())
@@ -358,8 +377,7 @@ final class ISCSIRelayHarness {
             target.receive(answer)
             switch outcome {
             case .established(let session):
-                return Standby(
-                    target: target, session: session, rest: nexus.rest, command: command)
+                return Standby(target: target, session: session, rest: nexus.rest)
             case .failed(_, let reason):
                 failed = reason
                 return nil
@@ -370,21 +388,62 @@ final class ISCSIRelayHarness {
         return nil
     }
 
-    /// The present server is left; the standby takes over.
+    /// The present server is left; the standby takes over, or another server does when it cannot. A server that is split
+    /// goes on with what is open.
     func take(_ standby: Standby) {
-        fail()
-        let recovery = relay.prepareRecovery(maximumSegment: options.second.segment)
-        if recovery.firstCommand != standby.command {
-            problems.append("login with \(standby.command), not \(recovery.firstCommand)")
-        }
+        let isSplit = relay.isSplit
+        let present = targets[targets.count - 1]
         targets.append(standby.target)
+        var isTaken = false
         do {
-            try relay.take(
-                standby.session, recovery: recovery, rest: standby.rest, output: &output)
+            if isSplit {
+                output.toFormer = output.toServer
+                output.toServer = RelayOutput().toServer
+            }
+            isTaken = try relay.takeOver(standby.session, rest: standby.rest, output: &output)
+        } catch {
+            failed = error.message
+        }
+        guard isTaken else {
+            targets.removeLast()
+            if isSplit { problems.append("a split server is not left") }
+            fail()
+            return recover()
+        }
+        counts = (0, 0, 0)
+        if isSplit { former = present }
+        takeovers += isSplit ? 1 : 0
+        sayToClient()
+    }
+
+    /// Octets of the former server, and for it.
+    @discardableResult
+    private func passFormer() -> Bool {
+        guard let target = former else { return false }
+        let bytes = Self.take(&output.toFormer, size(output.toFormer.count))
+        target.receive(bytes)
+        let isBusy = target.step()
+        let said = target.takeOutput(size(target.output.count))
+        if !said.isEmpty {
+            said.withUnsafeBytes { buffer in
+                do {
+                    try relay.receiveFromFormer(buffer, output: &output)
+                } catch {
+                    failed = (error as? RelayError)?.message ?? "\(error)"
+                }
+            }
+        }
+        do {
+            try relay.flushFormer(output: &output)
+            if relay.isFormerDone {
+                former = nil
+                try relay.formerEnded(output: &output)
+            }
         } catch {
             failed = error.message
         }
         sayToClient()
+        return isBusy || !said.isEmpty || !bytes.isEmpty
     }
 
     /// Runs without a cut and keeps what has passed since the login.

@@ -450,6 +450,56 @@ import Testing
         }
     }
 
+    /// What is open stays with the server that is left, what is new goes to the other at once; some time later either of
+    /// them may die, and then a third one does all that is open.
+    @Test(arguments: 1...20 as ClosedRange<UInt64>)
+    func splitAndMove(seed: UInt64) {
+        var takeovers = 0
+        for round in 0..<24 as Range<UInt64> {
+            var options = Self.deep(seed &* 131 &+ round)
+            options.isSpliced = false
+            options.splicesAgain = false
+            options.standbyCommand = UInt32(truncatingIfNeeded: options.seed &* 0x9e37_79b9)
+            var random = SplitMix64(seed: options.seed)
+            let harness = ISCSIRelayHarness(options)
+            harness.cut = .fromClient(random.below(12_000))
+            harness.start()
+            guard harness.run() else { continue }
+            harness.cut = nil
+            guard let standby = harness.openStandby() else {
+                Issue.record("no standby")
+                return
+            }
+            harness.relay.hold()
+            harness.relay.splitWhenPossible()
+            harness.runUntil { harness.relay.isReadyToChange }
+            let isUndone = random.below(5) == 0
+            if isUndone {
+                harness.release()
+            } else if harness.relay.canTakeOver(standby.session) {
+                harness.take(standby)
+            } else {
+                harness.fail()
+                harness.recover()
+            }
+            if random.below(3) == 0 {
+                harness.cut = .fromServer(random.below(3_000))
+                if harness.run() {
+                    harness.fail()
+                    harness.recover()
+                }
+                harness.cut = nil
+            }
+            harness.run()
+            takeovers += harness.takeovers
+            if let problem = harness.problem() {
+                Issue.record("seed \(options.seed): \(problem)")
+                return
+            }
+        }
+        #expect(takeovers > 5, "\(takeovers)")
+    }
+
     /// The change is given up before all is quiet.
     @Test(arguments: 1...10 as ClosedRange<UInt64>)
     func releasedEarly(seed: UInt64) {

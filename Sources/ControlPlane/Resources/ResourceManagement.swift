@@ -239,7 +239,8 @@ final class ResourceManagement {
     /// The port that the server's packets come from: by its MAC address, which the kernel knows, or by a session.
     private func learnPort(of name: String) {
         guard let server = servers[name] else { return }
-        for nexus in portal.nexuses(at: name) where nexus.hasRecord {
+        for nexus in portal.nexuses(at: name)
+        where nexus.hasRecord && nexus.serverName == name {
             let snapshot = engine.dataplane.call { $0.spliceSnapshot(nexus.id) } ?? nil
             if let port = snapshot?.server.port, port != 0 {
                 ports[name] = port
@@ -297,7 +298,7 @@ final class ResourceManagement {
             }
             if case .serverDown(let server, let cause, _) = event {
                 // Nothing that goes to it is of use: clients are held here from now on.
-                for nexus in portal.nexuses(at: server) { nexus.loseServer(cause.rawValue) }
+                for nexus in portal.nexuses(at: server) { nexus.lose(server, cause.rawValue) }
             }
             onEvent(event)
         }
@@ -316,7 +317,7 @@ final class ResourceManagement {
 
     /// Sessions that a server has besides the resources assigned to it leave it too.
     private func leaveShared(_ server: String) {
-        for nexus in portal.nexuses(at: server) {
+        for nexus in portal.nexuses(at: server) where nexus.serverName == server {
             guard let resource = manager.table[nexus.resource.name],
                 resource.serving == .any, resource.assigned != server
             else { continue }

@@ -95,9 +95,10 @@ final class ISCSINexus {
         case .connectFailed(let reason): serverFailed("connect: \(reason)")
         case .serverLost(let reason): serverLost(reason)
         case .serverLeft: serverLeft()
-        case .serverHeld: prepareStandby()
+        case .serverHeld: _ = prepareStandby()
         case .serverReplaced(let purpose, let session, let rest):
             serverReplaced(purpose, session, rest: rest)
+        case .formerLost(let reason): formerLost(reason)
         case .requestLate: portal.trouble(serverName ?? "", .requestLate)
         case .clientForeign: owner?.nexusHasForeign(self)
         case .ended(let reason):
@@ -220,7 +221,8 @@ final class ISCSINexus {
         let since = max(oldest.startedAt, establishedAt)
         guard engine.loop.now > since + requestDeadline else { return }
         toldLate = oldest.id
-        portal.trouble(serverName ?? "", .requestLate)
+        let isFormer = relay.former?.tags.contains(UInt32(truncatingIfNeeded: oldest.id)) == true
+        portal.trouble((isFormer ? formerServer : serverName) ?? "", .requestLate)
     }
 
     private func serverLogin(_ outcome: ISCSIRelay.LoginOutcome) {
@@ -273,6 +275,17 @@ final class ISCSINexus {
         attach()
     }
 
+    /// What was open at the server that was left is done again with all the rest.
+    private func formerLost(_ reason: String) {
+        let former = formerServer ?? ""
+        engine.log.notice("session \(id): server \(former) is lost with requests: \(reason)")
+        timer?.cancel()
+        lossReason = reason
+        waitingSince = engine.loop.now
+        portal.trouble(former, .sessionLost(reason))
+        attach()
+    }
+
     private func serverLeft() {
         formerServer = serverName
         lossReason = ""
@@ -287,19 +300,17 @@ final class ISCSINexus {
             let address = address(of: assigned),
             let local = engine.storageAddress(like: address.address)
         else { return nil }
-        return ServerStandby.Purpose(
-            server: assigned, address: address, local: local,
-            commandSequence: relay.numbers.nextCommand)
+        return ServerStandby.Purpose(server: assigned, address: address, local: local)
     }
 
-    /// Not when reservations have to be made again: the present nexus may still hold them.
-    private func prepareStandby() {
-        guard relay.reservations.isEmpty, let purpose = standbyPurpose else { return }
-        redirect.openStandby(
+    /// Not when reservations have to be made again: the present nexus may still hold them. CmdSN begins anew: what the
+    /// client will be at when the server is left is not known yet. False: none is on its way.
+    private func prepareStandby() -> Bool {
+        guard relay.reservations.isEmpty, let purpose = standbyPurpose else { return false }
+        return redirect.openStandby(
             purpose,
             login: ISCSINexusLogin(
-                initiatorLogin(
-                    purpose.server, commandSequence: purpose.commandSequence, expectedStatus: 1),
+                initiatorLogin(purpose.server, commandSequence: 1, expectedStatus: 1),
                 replacing: [:]),
             timeout: portal.serverTimeout)
     }
@@ -311,15 +322,13 @@ final class ISCSINexus {
         serverName = purpose.server
         lossReason = ""
         waitingSince = engine.loop.now
-        let recovery = relay.prepareRecovery(
-            maximumSegment: portal.maximumSegment(of: purpose.server))
-        guard recovery.firstCommand == purpose.commandSequence else {
-            redirect.abandonServer()
-            return attach()
-        }
+        var isTaken = false
         redirect.tellRelay { output throws(RelayError) in
-            try relay.take(session, recovery: recovery, rest: rest, output: &output)
+            isTaken = try relay.takeOver(session, rest: rest, output: &output)
+            // Nothing is pumped for a server that does not take over.
+            if !isTaken { redirect.abandonServer() }
         }
+        if !isTaken { attach() }
     }
 
     /// Moves to the server that has the resource now. `isOrderly`: the present one is alive and finishes what
@@ -333,7 +342,9 @@ final class ISCSINexus {
             return
         }
         guard isOrderly else { return redirect.loseServer(reason) }
-        if owner?.nexusMayLeave(self) ?? true { redirect.leaveInOrder() }
+        guard owner?.nexusMayLeave(self) ?? true else { return }
+        // With a standby the server is left when that is decided.
+        if redirect.isLeaving || !prepareStandby() { redirect.leaveInOrder() }
     }
 
     func stayAfterAll() { redirect.stayAfterAll() }
@@ -343,10 +354,19 @@ final class ISCSINexus {
         serverName == server && relay.isEstablished && redirect.state != .clientOnly
     }
 
-    /// The server is known to be gone: what is on its way to it is not waited for.
-    func loseServer(_ reason: String) {
+    /// It has requests there: it is served by it, or was, and some are not finished.
+    func uses(_ server: String) -> Bool {
+        serverName == server || redirect.former != nil && formerServer == server
+    }
+
+    /// A server is known to be gone: what is on its way to it is not waited for.
+    func lose(_ server: String, _ reason: String) {
         guard !isOver else { return }
-        redirect.loseServer(reason)
+        if serverName == server {
+            redirect.loseServer(reason)
+        } else if uses(server) {
+            redirect.loseFormer(reason)
+        }
     }
 
     /// A server may be there again.

@@ -429,7 +429,7 @@ final class ISCSIPortal {
         nexuses.values.filter { $0.resource.name == resource }.sorted { $0.serial < $1.serial }
     }
     func nexuses(at server: String) -> [ISCSINexus] {
-        nexuses.values.filter { $0.serverName == server }.sorted { $0.serial < $1.serial }
+        nexuses.values.filter { $0.uses(server) }.sorted { $0.serial < $1.serial }
     }
 
     func makeLog() -> SessionLog? {

@@ -18,6 +18,8 @@ package final class ISCSIRelay: StreamRelay {
         var gathered: [UInt8]?
         /// It is gathered because it has to wait.
         var isHeld = false
+        /// It is for the server that was left.
+        var isFormer = false
     }
 
     package enum LoginOutcome {
@@ -88,6 +90,10 @@ package final class ISCSIRelay: StreamRelay {
     /// New requests wait: the session is to change its server.
     package internal(set) var isHolding = false
     var isQuietTold = false
+    /// The server is to be left with what is open there; octets that it has sent since it is.
+    var wantsSplit = false
+    var splitRest: [UInt8]?
+    var former: ISCSIFormerServer?
     var held: [UInt8] = []
     /// Requests among them: their unsolicited data waits as well.
     var heldTags: Set<UInt32> = []
@@ -145,8 +151,8 @@ package final class ISCSIRelay: StreamRelay {
 
     package var isSettled: Bool {
         guard case .passing = mode else { return false }
-        return foreign == nil && owed.isEmpty && watched.isEmpty && held.isEmpty && !isHolding
-            && !isLoggingOut
+        return foreign == nil && former == nil && owed.isEmpty && watched.isEmpty && held.isEmpty
+            && !isHolding && !isLoggingOut
     }
 
     package var isAtRest: Bool {

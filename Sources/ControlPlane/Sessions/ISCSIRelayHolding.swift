@@ -15,6 +15,7 @@ extension ISCSIRelay {
 
     package func release(output: inout RelayOutput) throws(RelayError) {
         isHolding = false
+        try undoSplit(output: &output)
         // Behind data that is on its way to the server.
         guard directions[0].remaining == 0 || directions[0].gathered != nil else { return }
         // What has come of a PDU follows those that waited.
@@ -25,7 +26,8 @@ extension ISCSIRelay {
 
     /// Between two PDUs of the client, and when the server has room.
     func passHeldIfPossible(output: inout RelayOutput) throws(RelayError) {
-        guard !held.isEmpty, !isHolding, !difference.isWindowFull, case .passing = mode,
+        guard !held.isEmpty, !isHolding, former == nil, !difference.isWindowFull,
+            case .passing = mode,
             directions[0].remaining == 0, directions[0].header.isEmpty
         else { return }
         try passHeld(output: &output)
@@ -43,7 +45,7 @@ extension ISCSIRelay {
     var isForeign: Bool { foreign != nil }
 
     var isQuiet: Bool {
-        guard isHolding, case .passing = mode else { return false }
+        guard isHolding, former == nil, !isSplit, case .passing = mode else { return false }
         return log?.openCount == 0 && owed.isEmpty && directions[1].remaining == 0
             && directions[1].header.isEmpty && directions[1].gathered == nil
     }

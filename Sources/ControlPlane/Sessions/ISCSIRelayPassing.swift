@@ -13,6 +13,7 @@ extension ISCSIRelay {
         position += UInt32(count)
         directions[1].remaining -= UInt32(count)
         log?.delivered(position)
+        if splitIfPossible() { return tellSplit() }
         tellIfQuiet()
     }
 
@@ -24,18 +25,28 @@ extension ISCSIRelay {
             if side == .client, foreign != nil {
                 return keepForeign(Array(bytes[offset...]))
             }
+            if side == .server, splitIfPossible() || isSplit {
+                splitRest?.append(contentsOf: bytes[offset...])
+                break
+            }
+            if side == .server, former?.waiting.isEmpty == false {
+                try flushFormer(output: &output)
+            }
             if directions[side.index].remaining > 0 {
                 let count = min(bytes.count - offset, Int(directions[side.index].remaining))
                 let part = UnsafeRawBufferPointer(rebasing: bytes[offset..<offset + count])
                 if directions[side.index].gathered != nil {
                     directions[side.index].gathered?.append(contentsOf: part)
-                } else {
-                    output[side.other].append(part)
-                    if side == .client {
-                        log?.clientData(part)
+                } else if side == .client {
+                    if directions[0].isFormer {
+                        output.toFormer.append(part)
                     } else {
-                        position += UInt32(count)
+                        output.toServer.append(part)
                     }
+                    log?.clientData(part)
+                } else {
+                    output.toClient.append(part)
+                    position += UInt32(count)
                 }
                 directions[side.index].remaining -= UInt32(count)
                 offset += count
@@ -55,6 +66,10 @@ extension ISCSIRelay {
         if side == .server {
             log?.delivered(position)
             try passHeldIfPossible(output: &output)
+            try flushFormer(output: &output)
+            if splitIfPossible() || isSplit, wantsSplit { return tellSplit() }
+        } else if isSplit, isClientBetweenMessages {
+            return onQuiet()
         }
         tellIfQuiet()
     }
@@ -84,6 +99,12 @@ extension ISCSIRelay {
             }
             noteClient(header)
             log?.clientHeader(header, kind: opcode, now: clock())
+            directions[0].isFormer = isForFormer(header)
+            if directions[0].isFormer {
+                toFormer(&header)
+                header.withUnsafeBytes { output.toFormer.append($0) }
+                return
+            }
             difference.assign(header)
             difference.toServer(&header)
             header.withUnsafeBytes { output.toServer.append($0) }
@@ -107,8 +128,11 @@ extension ISCSIRelay {
 
     /// While new requests wait, or the server has no room for them: data for open ones goes on, nothing else.
     private func mustWait(_ header: [UInt8]) -> Bool {
+        if isSplit { return true }
         if header[0] & 0x3f == ISCSIOpcode.dataOut { return heldTags.contains(header.field32(16)) }
         if isHolding || difference.assignsCommands && !held.isEmpty { return true }
+        // Behind the first that must wait for the former server nothing overtakes.
+        if former != nil, !held.isEmpty || Self.hasOrder(header) { return true }
         return difference.isWindowFull && header[0] & 0x40 == 0
     }
 

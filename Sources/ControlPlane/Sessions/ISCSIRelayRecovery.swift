@@ -40,17 +40,6 @@ extension ISCSIRelay {
             uniquingKeysWith: { first, _ in first })
     }
 
-    /// The same for a server that was logged in to beforehand, with the recovery's `firstCommand`.
-    package func take(
-        _ session: ISCSIInitiatorResult, recovery: ISCSIRecovery, rest: [UInt8],
-        output: inout RelayOutput
-    ) throws(RelayError) {
-        self.recovery = recovery
-        owed = [:]
-        serverReader.clear()
-        try begin(session, rest: rest, output: &output)
-    }
-
     static func task(_ request: LoggedRequest) -> ISCSIOpenTask {
         ISCSIOpenTask(
             tag: UInt32(truncatingIfNeeded: request.id), octets: request.octets,
@@ -81,6 +70,10 @@ extension ISCSIRelay {
         isHolding = false
         isQuietTold = false
         isEstablished = false
+        // What it has not finished is done again with the rest.
+        former = nil
+        wantsSplit = false
+        splitRest = nil
     }
 
     /// The same for a session that was spliced. `position`: of the stream to the client, up to where the

@@ -33,6 +33,9 @@ final class Redirect {
         case serverHeld
         /// The standby's connection has become the server leg; the relay knows nothing of it yet.
         case serverReplaced(ServerStandby.Purpose, ISCSIInitiatorResult, rest: [UInt8])
+        /// The server that was left has not finished what was open there: it is to be done again. The present server is
+        /// left as well.
+        case formerLost(String)
         /// A request of the spliced session is open for longer than it should.
         case requestLate
         /// Both ends closed, or one broke off.
@@ -116,6 +119,8 @@ final class Redirect {
     var lossReason = ""
     /// The connection to the server that is next, while the present one finishes.
     var standby: ServerStandby?
+    /// The connection to the server that was left, while it finishes what is open there.
+    var former: FormerServer?
     /// Whether a standby still serves its purpose.
     var isStandbyWanted: (ServerStandby.Purpose) -> Bool = { _ in false }
     /// Another server takes over what a lost or left one had: its login is another matter than the first.
@@ -235,10 +240,13 @@ final class Redirect {
                 isMoving = false
                 rounds += 1
                 for side in SpliceSide.allCases where try move(side) { isMoving = true }
+                if former != nil, try moveFormer() { isMoving = true }
             }
             if rounds == 64 { engine.loop.postLocal { [weak self] in self?.pump() } }
         } catch let error as RelayError {
             return end(error.message, reset: true)
+        } catch let failure as FormerServer.Failure {
+            return loseFormer(failure.reason)
         } catch let failure as LegFailure where failure.side == .server {
             if !relay.wantsClientInput { return onOutcome(.connectFailed("\(failure.error)")) }
             if relay.survivesServer, !isEOF[0] { return lostWhileRelaying("\(failure.error)") }
@@ -405,6 +413,7 @@ final class Redirect {
         state = .ended
         stopTimer()
         dropStandby()
+        dropFormer()
         dropShortcut()
         for leg in [client, server].compactMap({ $0 }) where leg.descriptor >= 0 {
             engine.loop.unregister(leg.descriptor)

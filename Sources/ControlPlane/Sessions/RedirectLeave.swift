@@ -16,9 +16,9 @@ extension Redirect {
 
     /// The session stays where it is.
     func stayAfterAll() {
+        dropStandby()
         guard isLeaving else { return }
         isLeaving = false
-        dropStandby()
         if relay.isHolding {
             do { try relay.release(output: &output) } catch {
                 return end(error.message, reset: true)
@@ -35,17 +35,38 @@ extension Redirect {
         }
         relay.hold()
         onOutcome(.serverHeld)
+        if standby?.isReady == true { relay.splitWhenPossible() }
     }
 
-    /// Nothing is open at the server, or the standby is decided: goes on when both are so.
+    /// The next server is decided: the present one may be left now. Or it waits to be.
+    func standbyDecided() {
+        guard isLeaving else {
+            let isWanted = standby.map { isStandbyWanted($0.purpose) } ?? false
+            return isWanted ? leaveInOrder() : dropStandby()
+        }
+        guard state == .relaying, relay.isHolding else { return }
+        if standby?.isReady == true { relay.splitWhenPossible() }
+        leaveQuietServer()
+    }
+
+    /// Nothing is open at the server, or what is stays there, or the standby is decided: goes on when all is so.
     func leaveQuietServer() {
         guard isLeaving, state == .relaying, relay.isHolding else { return }
-        guard relay.isQuiet else { return relay.tellWhenQuiet() }
+        guard relay.isReadyToChange else {
+            // Where the server is to go on by itself the relay tells of it in any case.
+            return relay.isSplit ? () : relay.tellWhenQuiet()
+        }
         if let standby, standby.outcome == nil { return }
-        stopTimer()
         if let purpose = standby?.purpose, isStandbyWanted(purpose), let next = takeStandby() {
+            stopTimer()
             return onOutcome(.serverReplaced(purpose, next.session, rest: next.rest))
         }
+        if relay.isSplit {
+            // Without a successor the server had better finish, and be left then.
+            tellRelay { output throws(RelayError) in try relay.undoSplit(output: &output) }
+            return relay.tellWhenQuiet()
+        }
+        stopTimer()
         leaveServer()
         onOutcome(.serverLeft)
     }

@@ -76,6 +76,7 @@ extension Redirect {
         guard state == .connecting || state == .relaying else { return }
         stopTimer()
         dropStandby()
+        dropFormer()
         wantsSplice = false
         if let server { Socket.setReset(server.descriptor) }
         dropServer()
@@ -95,7 +96,13 @@ extension Redirect {
     /// Both legs are kernel sockets: the server's goes, what it had to do stays with the relay.
     func leaveServer() {
         dropStandby()
+        dropFormer()
         relay.detach()
+        forgetServer()
+    }
+
+    /// The same, with the relay as it is: it knows what comes.
+    func forgetServer() {
         if let server { Socket.setReset(server.descriptor) }
         dropServer()
         output.toServer = OutboundBuffer()

@@ -96,6 +96,7 @@ extension Redirect {
                 quarantine: Self.portRest)
         }
         server = nil
+        dropStandby()
         isEOF = [false, false]
         isShut = [false, false]
         isLeaving = false

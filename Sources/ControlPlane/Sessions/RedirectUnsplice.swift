@@ -5,34 +5,36 @@ import Logging
 extension Redirect {
     func beginUnsplice() {
         guard state == .spliced, !isClosedByPeer else { return }
+        let first: SpliceSnapshot
         do {
-            guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
-                return
-            }
+            // At once: each question to the dataplane is two changes of thread, milliseconds on a busy machine.
+            let results = try engine.apply([
+                .splice(.beginDrainToSlow(id)), .splice(.inspect(id)),
+            ])
+            guard case .splice(let snapshot) = results[1] else { return }
             // A session that is closing stays where it is.
-            if snapshot.closeReason != nil || snapshot.client.hasFIN || snapshot.server.hasFIN {
-                return
-            }
-            guard snapshot.client.isKnown, snapshot.server.isKnown else {
+            let isClosing =
+                snapshot.closeReason != nil || snapshot.client.hasFIN || snapshot.server.hasFIN
+            guard !isClosing, snapshot.client.isKnown, snapshot.server.isKnown else {
+                try engine.apply([.splice(.abortToSpliced(id))])
+                if isClosing { return }
                 return schedule(after: 1_000_000) { [weak self] in self?.beginUnsplice() }
             }
-            try engine.apply([.splice(.beginDrainToSlow(id))])
+            first = snapshot
         } catch {
             return engine.log.error("session \(id): cannot start to unsplice: \(error)")
         }
         state = .drainingToRelay
         drainStarted = engine.loop.now
         nextProbe = drainStarted + 2_000_000
-        continueUnsplice()
+        continueUnsplice(first)
     }
 
     /// One look at a splice that is being emptied.
-    func continueUnsplice() {
+    func continueUnsplice(_ known: SpliceSnapshot? = nil) {
         guard state == .drainingToRelay else { return }
         do {
-            guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
-                return
-            }
+            guard let snapshot = try known ?? inspect() else { return }
             // The event with its reason is on its way.
             if snapshot.state == .serverLost { return }
             if snapshot.closeReason != nil || snapshot.client.hasFIN || snapshot.server.hasFIN {
@@ -63,6 +65,13 @@ extension Redirect {
         schedule(after: 500_000) { [weak self] in self?.continueUnsplice() }
     }
 
+    private func inspect() throws(BatchError) -> SpliceSnapshot? {
+        guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
+            return nil
+        }
+        return snapshot
+    }
+
     private var isServerLost: Bool {
         guard case .splice(let snapshot)? = try? engine.apply([.splice(.inspect(id))]).first else {
             return false
@@ -77,10 +86,8 @@ extension Redirect {
     }
 
     private func finishUnsplice() throws {
-        try engine.apply([.splice(.hold(id))])
-        guard case .splice(let snapshot) = try engine.apply([.splice(.inspect(id))])[0] else {
-            return
-        }
+        let results = try engine.apply([.splice(.hold(id)), .splice(.inspect(id))])
+        guard case .splice(let snapshot) = results[1] else { return }
         guard snapshot.isQuiet, !snapshot.client.hasFIN, !snapshot.server.hasFIN,
             snapshot.closeReason == nil
         else {

@@ -16,13 +16,13 @@ final class ServerStandby {
         var server: String
         var address: SocketAddress
         var local: IPAddress
-        /// CmdSN of the login.
-        var commandSequence: UInt32
     }
 
     let purpose: Purpose
     /// Nil while it is not decided.
     private(set) var outcome: Outcome?
+    /// It is logged in.
+    var isReady: Bool { if case .ready? = outcome { true } else { false } }
     private(set) var leg: Leg
     private let engine: SessionEngine
     private var login: ISCSINexusLogin

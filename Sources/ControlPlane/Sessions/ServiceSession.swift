@@ -34,7 +34,7 @@ final class ServiceSession: Session {
             guard let self else { return }
             switch outcome {
             case .connected, .serverLost, .serverLeft, .serverHeld, .serverReplaced, .requestLate,
-                .clientForeign:
+                .clientForeign, .formerLost:
                 break
             case .connectFailed(let reason):
                 engine.log.warning("service \(name): \(serverName) at \(address): \(reason)")

@@ -120,6 +120,20 @@ final class SessionEngine {
         dataplane.post(commands.map { .splice($0) }) { error in loop.refused(id, error) }
     }
 
+    /// The same; `then` is called when they have been applied.
+    func apply(_ id: SpliceID, _ commands: [SpliceCommand], then: @escaping () -> Void) {
+        let loop = SendableLoop(loop: loop, engine: self)
+        let step = SendableStep(body: then)
+        dataplane.post(
+            commands.map { .splice($0) }, onApplied: { loop.loop.post { step.body() } }
+        ) { error in loop.refused(id, error) }
+    }
+
+    /// Runs on the session thread only.
+    private struct SendableStep: @unchecked Sendable {
+        let body: () -> Void
+    }
+
     /// The same for the end of a session: nothing is left to be done when a step is refused.
     func postEnd(_ commands: [SpliceCommand]) {
         dataplane.post(commands.map { .splice($0) }) { _ in }

@@ -1,9 +1,12 @@
 import DataPlane
+import StorageProtocols
 
 /// Where a relay puts octets: one buffer for each leg.
 package struct RelayOutput {
     package var toClient = OutboundBuffer()
     package var toServer = OutboundBuffer()
+    /// For a server that was left and finishes what is open there.
+    package var toFormer = OutboundBuffer()
     package init() {}
 
     subscript(_ side: SpliceSide) -> OutboundBuffer {
@@ -89,6 +92,26 @@ protocol StreamRelay: AnyObject {
     /// Asks for `onQuiet`, once more.
     func tellWhenQuiet()
 
+    /// From the next moment on when it can be the server goes on by itself with what is open; `onQuiet` tells.
+    func splitWhenPossible()
+    /// It does: its octets are kept.
+    var isSplit: Bool { get }
+    /// The server goes on as before.
+    func undoSplit(output: inout RelayOutput) throws(RelayError)
+    /// Held, and either nothing is open or the server is split.
+    var isReadyToChange: Bool { get }
+    /// Whether a server with this login can take the present one's place as things are.
+    func canTakeOver(_ session: ISCSIInitiatorResult) -> Bool
+    /// Octets of a server that was split and left.
+    func receiveFromFormer(
+        _ bytes: UnsafeRawBufferPointer, output: inout RelayOutput
+    ) throws(RelayError)
+    /// Says what waited of it.
+    func flushFormer(output: inout RelayOutput) throws(RelayError)
+    /// It has finished; `formerEnded` forgets it.
+    var isFormerDone: Bool { get }
+    func formerEnded(output: inout RelayOutput) throws(RelayError)
+
     /// The change is given up: what waited goes on.
     func release(output: inout RelayOutput) throws(RelayError)
 
@@ -111,6 +134,17 @@ protocol StreamRelay: AnyObject {
 extension StreamRelay {
     var plainServerOctets: Int { 0 }
     func passedPlain(_ count: Int) {}
+    func splitWhenPossible() {}
+    var isSplit: Bool { false }
+    func undoSplit(output: inout RelayOutput) throws(RelayError) {}
+    var isReadyToChange: Bool { isQuiet }
+    func canTakeOver(_ session: ISCSIInitiatorResult) -> Bool { false }
+    func receiveFromFormer(
+        _ bytes: UnsafeRawBufferPointer, output: inout RelayOutput
+    ) throws(RelayError) {}
+    func flushFormer(output: inout RelayOutput) throws(RelayError) {}
+    var isFormerDone: Bool { true }
+    func formerEnded(output: inout RelayOutput) throws(RelayError) {}
 }
 
 /// A relay that passes every octet: plain TCP.

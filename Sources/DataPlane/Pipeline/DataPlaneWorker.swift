@@ -154,13 +154,15 @@ public final class DataPlaneWorker: @unchecked Sendable {
     }
 
     /// As `apply`, but nobody waits: the batch is applied soon, before those that are handed over later.
-    /// Packets may overtake it. `onRefusal` is called on the worker's thread, when it was refused.
+    /// Packets may overtake it. `onApplied`, or `onRefusal` when it was refused, is called on the worker's thread.
     public func post(
-        _ commands: [Command], onRefusal: @escaping @Sendable (BatchError) -> Void
+        _ commands: [Command], onApplied: @escaping @Sendable () -> Void = {},
+        onRefusal: @escaping @Sendable (BatchError) -> Void
     ) {
         let body = { (pipeline: inout Pipeline) in
             do throws(BatchError) {
                 _ = try pipeline.apply(commands, now: dsr_monotonic_ns())
+                onApplied()
             } catch {
                 onRefusal(error)
             }
