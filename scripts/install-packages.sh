@@ -38,8 +38,8 @@ if [ "$(id -u)" != 0 ]; then
     exit 1
 fi
 echo "Installing from Debian: ${missing[*]}"
-# The packages' own services (tgt, haproxy, openvswitch, rpcbind, nfs-ganesha) are not wanted: the lab and the tests start their
-# own, in network namespaces.
+# The packages' own services (tgt, haproxy, openvswitch, rpcbind, nfs-ganesha) are not wanted: the lab and the
+# tests start their own, in network namespaces.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' >$policy

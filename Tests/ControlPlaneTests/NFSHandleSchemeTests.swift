@@ -69,14 +69,14 @@ private func makeScheme(
         var scheme = makeScheme()
         for length in [1, 28, 56, 57, 64] {
             let server = [UInt8](repeating: 5, count: length)
-            #expect(
-                scheme.clientHandle(server[...], of: 1, version: .v3)
-                    != scheme.clientHandle(server[...], of: 2, version: .v3))
+            let first = scheme.clientHandle(server[...], of: 1, version: .v3)
+            let second = scheme.clientHandle(server[...], of: 2, version: .v3)
+            #expect(first != second)
         }
         let server = [UInt8](repeating: 5, count: 32)
-        #expect(
-            scheme.clientHandle(server[...], of: 1, version: .v2)
-                != scheme.clientHandle(server[...], of: 2, version: .v2))
+        let first = scheme.clientHandle(server[...], of: 1, version: .v2)
+        let second = scheme.clientHandle(server[...], of: 2, version: .v2)
+        #expect(first != second)
         #expect(scheme.fileSystemMask(1) != scheme.fileSystemMask(2))
         #expect(scheme.fileSystemMask(1) != 0)
         #expect(
@@ -181,8 +181,9 @@ private func makeScheme(
                 handle.replaceSubrange(4..<8, with: [0, 0, 0, UInt8(random.below(4))])
             }
             for version in NFSVersion.allCases {
-                guard case .export(let index, let server) =
-                    scheme.meaning(of: handle[...], version: version)
+                guard
+                    case .export(let index, let server) =
+                        scheme.meaning(of: handle[...], version: version)
                 else { continue }
                 #expect([1, 2].contains(index) && server == Array(handle.dropFirst(8)))
             }

@@ -170,9 +170,11 @@ private func names(_ answer: NFSAnswer?) -> [String] {
             let info = try #require(bench.call3(.fsinfo, NFSArguments.handle(root)))
             return info.octets.field32(24 + 4 + 88)
         }
-        #expect(try readMaximum() == 1 << 20)
+        let found1 = try readMaximum()
+        #expect(found1 == 1 << 20)
         bench.client.transport = .udp
-        #expect(try readMaximum() == 32_768)
+        let found2 = try readMaximum()
+        #expect(found2 == 32_768)
     }
 
     @Test func `nothing in it can be changed or read`() throws {
@@ -287,7 +289,8 @@ private func names(_ answer: NFSAnswer?) -> [String] {
         #expect(bench.server("ha").takeLog() == ["MNT", "GETATTR"])
         #expect(found.handle == bench.root("/homes/a", .one))
         #expect(found.fileNumbers == [2])
-        #expect(bench.call2(.lookup, NFSArguments.place2(found.handle, ".."))?.handle == homes.handle)
+        #expect(
+            bench.call2(.lookup, NFSArguments.place2(found.handle, ".."))?.handle == homes.handle)
         for procedure in [NFSv2Procedure.getattr, .statfs] {
             #expect(bench.call2(procedure, root)?.isOK == true)
         }

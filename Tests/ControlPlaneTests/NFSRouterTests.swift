@@ -151,7 +151,8 @@ import Testing
         #expect(bench.call3(.link, link)?.status == expected)
         let rename2 = NFSArguments.place2(roots2[1], "a") + NFSArguments.place2(roots2[0], "b")
         #expect(bench.call2(.rename, rename2)?.status == expected)
-        #expect(bench.call2(.link, roots2[0] + NFSArguments.place2(roots2[1], "b"))?.status == expected)
+        #expect(
+            bench.call2(.link, roots2[0] + NFSArguments.place2(roots2[1], "b"))?.status == expected)
         #expect(bench.forwards.isEmpty)
         #expect(bench.router.counters.refusals[.crossExport] == 4)
     }
@@ -174,7 +175,13 @@ import Testing
         #expect(first.count == 1 && second.count == 1 && first != second)
         // Datagrams that the dataplane passes by itself are as servers make them.
         bench.client.transport = .udp
-        #expect(try systems("r1") == [7])
+        let found4 = try systems("r1")
+        #expect(found4 == [7])
+        var settings = bench.router.settings
+        settings.masksDatagrams = true
+        bench.router.update(settings, wallTime: NFSv3Time(seconds: 1))
+        let found5 = try systems("r1")
+        #expect(found5 == first)
     }
 
     // MARK: Lists that become longer
@@ -337,13 +344,13 @@ import Testing
         settings.nfs.versions = [.v3]
         let bench = NFSBench(settings, [:])
         let call = bench.message(.v2(.null), [])
-        #expect(
-            NFSAnswer(try #require(bench.send(call)), to: .v2(.null), call: call).refusal
-                == .programMismatch(low: 3, high: 3))
+        let answer1 = NFSAnswer(
+            try #require(bench.send(call)), to: .v2(.null), call: call)
+        #expect(answer1.refusal == .programMismatch(low: 3, high: 3))
         let mount = bench.message(MountProtocol.program, 1, 0, [])
-        #expect(
-            NFSAnswer(try #require(bench.send(mount)), to: .v2(.null), call: mount).refusal
-                == .programMismatch(low: 3, high: 3))
+        let answer2 = NFSAnswer(
+            try #require(bench.send(mount)), to: .v2(.null), call: mount)
+        #expect(answer2.refusal == .programMismatch(low: 3, high: 3))
     }
 
     @Test func `handles of nobody`() throws {
@@ -396,12 +403,18 @@ import Testing
             return nfsResults(of: try #require(bench.send(call))) { try $0.uint32() }
         }
         for transport: UInt32 in [6, 17] {
-            #expect(try port(NFSProgram.number, 2, transport) == 2_049)
-            #expect(try port(NFSProgram.number, 3, transport) == 2_049)
-            #expect(try port(NFSProgram.number, 4, transport) == 0)
-            #expect(try port(MountProtocol.program, 1, transport) == 20_048)
-            #expect(try port(MountProtocol.program, 3, transport) == 20_048)
-            #expect(try port(Portmapper.program, 4, transport) == 111)
+            let found6 = try port(NFSProgram.number, 2, transport)
+            #expect(found6 == 2_049)
+            let found7 = try port(NFSProgram.number, 3, transport)
+            #expect(found7 == 2_049)
+            let found8 = try port(NFSProgram.number, 4, transport)
+            #expect(found8 == 0)
+            let found9 = try port(MountProtocol.program, 1, transport)
+            #expect(found9 == 20_048)
+            let found10 = try port(MountProtocol.program, 3, transport)
+            #expect(found10 == 20_048)
+            let found11 = try port(Portmapper.program, 4, transport)
+            #expect(found11 == 111)
         }
         // CALLIT, also as a datagram.
         bench.client.transport = .udp
@@ -417,8 +430,9 @@ import Testing
         for (local, expected) in [
             (nil, "10.0.0.1.78.80"), (NFSBench.address("10.0.0.77"), "10.0.0.77.78.80"),
         ] as [(IPAddress?, String)] {
-            guard case .answer(let reply) = bench.router.take(
-                getAddress, from: bench.client, at: local, now: 1)
+            guard
+                case .answer(let reply) = bench.router.take(
+                    getAddress, from: bench.client, at: local, now: 1)
             else {
                 Issue.record("no answer")
                 continue
@@ -432,9 +446,9 @@ import Testing
         settings.nfs.hasPortmapper = false
         let bench = NFSBench(settings, [:])
         let call = bench.message(Portmapper.program, 2, 0, [])
-        #expect(
-            NFSAnswer(try #require(bench.send(call)), to: .v3(.null), call: call).refusal
-                == .programUnavailable)
+        let answer3 = NFSAnswer(
+            try #require(bench.send(call)), to: .v3(.null), call: call)
+        #expect(answer3.refusal == .programUnavailable)
         #expect(settings.registrations.isEmpty)
     }
 
@@ -458,5 +472,10 @@ import Testing
         #expect(settings.addresses == [NFSBench.address("10.0.0.1")])
         #expect(settings.seed == 0x0200_0000_0101)
         #expect(settings.registrations.count == 14)
+        #expect(!settings.masksDatagrams)
+        let more = text + "\nnfs: { root_export: true }\n"
+        let rooted = try #require(
+            NFSRouter.Settings(try Configuration.parse(text: more, file: "x")))
+        #expect(rooted.masksDatagrams)
     }
 }

@@ -213,7 +213,7 @@ private func errors(of text: String) -> [ConfigurationError] {
         // Users, keys, types.
         Wrong(
             "[v7, r1]", "[r1, v77]", "credentials[0].resources[1]",
-            "there is no resource or volume v77"),
+            "there is no resource or volume v77 of iSCSI"),
         Wrong(
             "chunk_kib: 128", "chunk: 128", "volumes[0].chunk",
             "unknown; known are name, unit, kind, chunk_kib, map, members"),

@@ -44,7 +44,7 @@ import Testing
         }
 
         @Test(arguments: [true, false]) func callsAndReplies(isIPv4: Bool) throws {
-            let result = try measure(isIPv4: isIPv4) { fixture in
+            let result = try measure(isIPv4: isIPv4) { fixture -> [(PortNumber, [UInt8])] in
                 [
                     (1, fixture.call(message(own).call).frame()),
                     (1, fixture.call(message(DatagramFixture.prefixed(5, own)).call).frame()),
@@ -57,7 +57,7 @@ import Testing
 
         @Test(arguments: [true, false]) func fragments(isIPv4: Bool) throws {
             let filling = [UInt8](repeating: 3, count: 3_000)
-            let result = try measure(isIPv4: isIPv4) { fixture in
+            let result = try measure(isIPv4: isIPv4) { fixture -> [(PortNumber, [UInt8])] in
                 let call = fixture.call(message(DatagramFixture.prefixed(5, own)).call + filling)
                 let calls = call.fragments(of: 1_480)
                 let replies = fixture.reply(message(own).reply() + filling).fragments(of: 1_480)
@@ -77,7 +77,7 @@ import Testing
         }
 
         @Test func misses() throws {
-            let result = try measure(isIPv4: true) { fixture in
+            let result = try measure(isIPv4: true) { fixture -> [(PortNumber, [UInt8])] in
                 [
                     (1, fixture.call(message(own) { $0.procedure = 0 }.call).frame()),
                     (1, fixture.call(message([9]).call).frame()),

@@ -187,8 +187,9 @@ struct DatagramFixture {
         func number(_ range: Range<Int>) -> UInt32 {
             frame[range].reduce(0) { $0 << 8 | UInt32($1) }
         }
-        guard frame.count >= 62 else { return 0 }
-        return frame[12] == 8 ? number(18..<20) : frame[20] == 44 ? number(58..<62) : 0
+        guard frame.count >= 20 else { return 0 }
+        if frame[12] == 8 { return number(18..<20) }
+        return frame.count >= 62 && frame[20] == 44 ? number(58..<62) : 0
     }
 
     // MARK: What comes out

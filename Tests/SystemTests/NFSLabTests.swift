@@ -55,7 +55,10 @@ extension SystemTests {
 
         /// Whether a host's nfs-ganesha answers a call without work.
         private func answers(_ host: String) async throws -> Bool {
-            let ask = ["timeout", "1", "rpcinfo", "-T", "udp", "127.0.0.1", "100003", "3"]
+            // rpcinfo waits for longer than a frozen server deserves, and does not mind SIGTERM.
+            let ask = [
+                "timeout", "-s", "KILL", "1", "rpcinfo", "-T", "udp", "127.0.0.1", "100003", "3",
+            ]
             let words = ["\(Laboratory.products)/dsr-lab", "exec", lab.name, host, "--"]
             return try await Program(words + ask).result(within: 10).status == 0
         }

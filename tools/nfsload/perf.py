@@ -5,6 +5,7 @@ import json
 import os
 import random
 import select
+import signal
 import socket
 import struct
 import time
@@ -80,6 +81,8 @@ class PerfLoad(Load):
             children.append(self.fork(index, sockets, handles))
         self.outcome.append(self.measure(0, share[0], handles))
         for pid, end in children:
+            if self.is_ended:
+                os.kill(pid, signal.SIGTERM)
             with os.fdopen(end) as file:
                 text = file.read()
             os.waitpid(pid, 0)

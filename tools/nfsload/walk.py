@@ -103,7 +103,7 @@ class WalkLoad(Load):
                     yield from generator
                 except (*FAULTS, Wrong) as error:
                     errors.append(error)
-                if errors:
+                if errors or self.is_ended:
                     break
             running -= 1
             if not running:
@@ -114,6 +114,8 @@ class WalkLoad(Load):
         yield gate
         if errors:
             raise errors[0]
+        if self.is_ended:
+            raise Wrong("ended early")
 
     # Steps
 
@@ -124,10 +126,24 @@ class WalkLoad(Load):
                 raise Wrong(f"EXPORT lists {', '.join(paths)}, not {export}")
         mounts = yield from self.mounter.mounts()
         for export in self.options.export:
+            yield from self.clear(self.roots[export], self.name)
             top, _ = yield from self.made(
                 "MKDIR", self.nfs.mkdir(self.roots[export], self.name), self.roots[export], self.name)
             self.handles[export] = top
         return {"exports": paths, "mounts": len(mounts)}
+
+    def clear(self, directory, name):
+        """What a walk that was ended has left."""
+        status, found = yield from self.nfs.lookup(directory, name)
+        if status != OK:
+            return
+        listing = yield from self.nfs.listing(found[0], plus=True)
+        for below, entry in listing.items():
+            if entry.attributes and entry.attributes.type != DIRECTORY:
+                yield from self.ok(f"REMOVE {below}", self.nfs.remove(found[0], below))
+            else:
+                yield from self.clear(found[0], below)
+        yield from self.ok(f"RMDIR {name}", self.nfs.rmdir(directory, name))
 
     def attributes(self, export):
         nfs, root, top = self.nfs, self.roots[export], self.handles[export]
@@ -362,5 +378,5 @@ class WalkLoad(Load):
             "steps": self.steps,
             "roots": {export: handle.hex() for export, handle in self.roots.items()}})
         report["requests"] = len(self.steps)
-        report["ok"] = report["ok"] and all(step["ok"] for step in self.steps) and bool(self.steps)
+        report["ok"] = report["ok"] and bool(self.steps) and not self.is_ended
         return report

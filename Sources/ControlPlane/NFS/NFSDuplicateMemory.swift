@@ -138,7 +138,8 @@ package struct NFSDuplicateMemory: Sendable {
         while head < queue.count {
             let oldest = queue[head]
             let isCurrent = entries[oldest.call]?.serial == oldest.serial
-            guard !isCurrent || octets > maximum || now &- oldest.time >= age else { break }
+            let isOld = now >= oldest.time && now - oldest.time >= age
+            guard !isCurrent || octets > maximum || isOld else { break }
             if isCurrent { remove(oldest.call) }
             head += 1
         }

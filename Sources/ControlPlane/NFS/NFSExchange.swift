@@ -124,7 +124,7 @@ final class NFSExchange {
     ) {
         guard let forward else { return }
         let links = forward.program == NFSProgram.number ? links : service.links
-        service.sent(to: server, resource: forward.resource)
+        service.sent(to: server, resource: forward.resource, octets: message.count)
         let sentAt = now
         links.link(server).call(
             program: forward.program, version: forward.version, message
@@ -132,7 +132,9 @@ final class NFSExchange {
             guard let self, !isOver else { return }
             switch outcome {
             case .reply(let reply):
-                service.answered(by: server, resource: forward.resource, after: now - sentAt)
+                service.answered(
+                    by: server, resource: forward.resource, octets: reply.count,
+                    after: now - sentAt)
                 then(reply)
             case .lost(let reason, let wasSent):
                 if wasSent { mayBeDone = true }
@@ -173,7 +175,7 @@ final class NFSExchange {
     /// Nil: what the server has said is no reply to the call.
     private func reply(_ reply: [UInt8]?) {
         guard reply == nil, let forward else { return end(reply) }
-        end(service.router.give(up: forward.context))
+        end(service.router.give(up: forward.context, wasSent: mayBeDone))
     }
 
     /// No server has it now.
@@ -181,7 +183,7 @@ final class NFSExchange {
         guard let forward else { return }
         guard !isLate else {
             service.gaveUp(forward.resource)
-            return end(service.router.give(up: forward.context))
+            return end(service.router.give(up: forward.context, wasSent: mayBeDone))
         }
         service.wait(self, for: [forward.resource]) { [weak self] in self?.send() }
     }

@@ -192,11 +192,13 @@ final class NFSFastPath {
                 bind: SocketAddress(address: local, port: 0), device: engine.storageDevice)
             let binding = Binding(socket)
             binding.allowed.insert(id)
-            guard apply([
-                .bind(
-                    service, client: client, localPort: socket.address.port,
-                    resources: binding.allowed)
-            ]) else { return }
+            guard
+                apply([
+                    .bind(
+                        service, client: client, localPort: socket.address.port,
+                        resources: binding.allowed)
+                ])
+            else { return }
             bindings[client] = binding
         } catch {
             engine.log.debug("NFS: no port for \(client.address): \(error)")
@@ -242,9 +244,10 @@ final class NFSFastPath {
         var from: Int? = 0
         var idle: [DatagramEndpoint] = []
         while let start = from {
-            guard let part = engine.dataplane.call({
-                $0.datagramBindings(from: start, limit: 1_024)
-            })
+            guard
+                let part = engine.dataplane.call({
+                    $0.datagramBindings(from: start, limit: 1_024)
+                })
             else { return }
             idle += part.bindings.filter {
                 $0.service == service && now > $0.lastUsed + Self.idleMaximum
@@ -257,7 +260,7 @@ final class NFSFastPath {
         }
     }
 
-    var bindingCount: Int { bindings.count }
+    func name(of resource: DatagramResourceID) -> String? { resources[resource] }
 
     func close() {
         timer?.cancel()

@@ -9,12 +9,12 @@ package import StorageProtocols
 /// | of a directory that the switch shows itself | magic + 2 (4), file number (4), zeros (24) |
 /// | shared | the server's |
 ///
-/// All words are big endian; the hash is of the server's handle. The magic is the same for as long as the seed is, and the number of an export is a
-/// function of its name or given by the configuration: a handle of the first and the third kind means the same after a
-/// restart. One of the second kind has its meaning in a table in memory alone: after a restart, or when the table has
-/// forgotten it, it is stale until a server has given the file's handle again. It is the same then, whatever the
-/// version, because the hash has no other input than the number and the server's handle. A shared handle that nobody
-/// knows is asked for at the servers.
+/// All words are big endian; the hash is of the server's handle. The magic is the same for as long as the seed is, and
+/// the number of an export is a function of its name or given by the configuration: handles of the first and the third
+/// kind mean the same after a restart. One of the second kind has its meaning in a table in memory alone: after a
+/// restart, or when the table has forgotten it, it is stale until a server has given the file's handle again. It is the
+/// same then, whatever the version, because the hash has no other input than the number and the server's handle. A
+/// shared handle that nobody knows is asked for at the servers.
 package struct NFSHandleScheme: Sendable {
     package enum Meaning: Equatable, Sendable {
         /// A directory of ours, by its file number.

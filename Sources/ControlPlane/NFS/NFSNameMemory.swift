@@ -1,5 +1,5 @@
-/// What replies have said of names in directories lately. When a call about a name has to be sent again, this is what is
-/// known of how it was before the call was sent first.
+/// What replies have said of names in directories lately. When a call about a name has to be sent again, this is what
+/// is known of how it was before the call was sent first.
 package struct NFSNameMemory: Sendable {
     /// A name in a directory, which is a handle of the server.
     package struct Place: Hashable, Sendable {
@@ -97,6 +97,14 @@ package struct NFSFirstSend: Equatable, Sendable {
     package let startedAt: UInt64
     /// Of each of its names.
     package let names: [NFSNameMemory.Knowledge?]
-    /// The server's clock then, ns since 1970.
+    /// The server's clock then, ns since 1970; nil: nothing of it is known.
     package let serverTime: UInt64?
+
+    package init(
+        startedAt: UInt64, names: [NFSNameMemory.Knowledge?] = [], serverTime: UInt64? = nil
+    ) {
+        self.startedAt = startedAt
+        self.names = names
+        self.serverTime = serverTime
+    }
 }

@@ -16,14 +16,14 @@ import StorageProtocols
 /// | SETATTR with a guard | | NOT_SYNC | GETATTR says that all that the call sets is set |
 /// | CREATE UNCHECKED, EXCLUSIVE, everything else | | none | the server makes it right by itself |
 ///
-/// An error that must have been there at the first send already is passed on: EXIST of a name that was there then, NOENT
-/// of one that was not.
+/// An error that must have been there at the first send already is passed on: EXIST of a name that was there then,
+/// NOENT of one that was not.
 ///
-/// *What the call makes*: an object of its type that has not changed since before the call was sent first (unless the
-/// name was known to be free then); a file of its size; a directory without others in it; a symbolic link with its text;
-/// a device with its numbers. The time is the object's ctime against the server's clock, of which a lower bound is known
-/// from what it has changed before (`NFSServerClock`), with a second and a half of doubt: file systems count in seconds
-/// at worst, and in ticks of 10 ms often. Nothing known of the clock: any time is right.
+/// *What the call makes*: an object of its type that has changed since the call was sent first (unless the name was
+/// known to be free then: any time is right); a file of its size; a directory without others in it; a symbolic link with
+/// its text; a device with its numbers. The time is the object's ctime against the server's clock, of which a lower
+/// bound is known from what it has changed before (`NFSServerClock`), with a second and a half of doubt: file systems
+/// count in seconds at worst, and often in ticks of 10 ms. When nothing is known of the clock, any time is right.
 ///
 /// *The same object*: it has the handle that the old name had, or its file number. Without either: it was changed since
 /// the call was sent first, as a file is whose name changes.
@@ -32,17 +32,26 @@ import StorageProtocols
 /// `Outcome.otherwise`, which `NFSRouter` chooses when somebody was told already that the same name was made or
 /// removed.
 ///
-/// Limits. Nothing is known of names that no reply has told of: then somebody else's object, made in the second and a
-/// half before, counts as ours, and a REMOVE of what never was there succeeds. What others have done to the name between
-/// the two sends is seen where the object's handle was known, and not where not: a name that was made, and taken away by
-/// somebody else, is made again; a REMOVE removes what was made anew in its place; nothing tells a file that others have
-/// written to at once from one that was there. Directories that others have filled at once are not taken for ours.
+/// Limits:
+///
+/// * Of a name that no reply has told of nothing is known. Then somebody else's object that was made in the second and
+///   a half before counts as the call's, and a REMOVE of what never was there succeeds.
+/// * What others have done to the name between the two sends is seen only where the object's handle was known. Where
+///   not, REMOVE removes what was made anew in its place, and RENAME renames it.
+/// * What was made, and taken away by others before the second send, is made again.
+/// * A file that others have written to before it is looked at, or a directory that they have made directories in, is
+///   not taken for the call's: the client hears EXIST.
 package struct NFSRetry: Sendable {
     /// What the client is to be told, as a server would say it (the XID is 0).
     package struct Outcome: Equatable, Sendable {
         package let reply: [UInt8]
         /// The right answer when somebody else was told to have done the same; nil: `reply` is what the server said.
         package let otherwise: [UInt8]?
+
+        package init(reply: [UInt8], otherwise: [UInt8]?) {
+            self.reply = reply
+            self.otherwise = otherwise
+        }
     }
 
     package enum Step: Equatable, Sendable {

@@ -22,8 +22,8 @@ package final class NFSRouter {
         package var addresses: [IPAddress]
         /// Handles that clients have are right for as long as it is the same.
         package var seed: UInt64
-        /// Numbers of file systems are made distinct in datagrams too. The dataplane changes nothing in the replies that
-        /// it passes by itself: as long as it passes some, none may differ from them.
+        /// Numbers of file systems are made distinct in datagrams too. The dataplane changes nothing in the replies
+        /// that it passes by itself: where it passes calls with distinct handles, no reply may differ from those.
         package var masksDatagrams = false
 
         package init(
@@ -44,6 +44,9 @@ package final class NFSRouter {
                 nfs: nfs, exports: configuration.resources.filter { $0.export != nil },
                 addresses: configuration.clientCPU.addresses.map(\.address),
                 seed: configuration.clientCPU.macAddress.rawValue)
+            // Below "/" a client has several exports in one tree, and takes equal numbers for one file system. The
+            // dataplane passes no calls with distinct handles then.
+            masksDatagrams = nfs.hasRootExport
         }
     }
 
@@ -83,7 +86,7 @@ package final class NFSRouter {
         let number: UInt64
     }
 
-    var settings: Settings
+    package internal(set) var settings: Settings
     /// By number.
     var exports: [UInt32: Export] = [:]
     /// Numbers in the order of the configuration.

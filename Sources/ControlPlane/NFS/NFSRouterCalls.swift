@@ -212,7 +212,10 @@ extension NFSRouter {
     // with a handle has 40 octets at least: a word in front of it, file number, length of the name, cookie, the words
     // in front of attributes and handle, the handle's length, and one word of name or handle. Eight are added.
     /// What a server may give so that the client's limit holds when every handle has become longer.
-    private static func serverMaximum(_ maximum: UInt32) -> UInt32 { maximum / 6 * 5 }
+    private static func serverMaximum(_ maximum: UInt32) -> UInt32 {
+        // nfs-ganesha answers SERVERFAULT when what it lists ends at none of XDR's units.
+        (maximum / 6 * 5) & ~7
+    }
 
     /// The names that a call is about, in directories of the server.
     private static func names(
@@ -278,7 +281,7 @@ extension NFSRouter {
         let directory = root?.fileNumber(of: node) ?? 0
         return forward(
             incoming, .exportRoot(version, directory: directory), index, rights, call, [],
-            NFSFirstSend(startedAt: now, names: [], serverTime: nil), duplicate: nil)
+            NFSFirstSend(startedAt: now), duplicate: nil)
     }
 
     // MARK: Errors

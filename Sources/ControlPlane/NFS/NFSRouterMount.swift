@@ -103,7 +103,7 @@ extension NFSRouter {
         let isRoot = exports[index]?.path == serverPath
         return forward(
             incoming, .mount(version, path: path, isRoot: isRoot), index, rights, call, [],
-            NFSFirstSend(startedAt: 0, names: [], serverTime: nil), duplicate: nil)
+            NFSFirstSend(startedAt: 0), duplicate: nil)
     }
 
     func mountReply(

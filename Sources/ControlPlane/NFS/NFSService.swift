@@ -133,6 +133,7 @@ final class NFSService {
         waiting[exchange.serial] = nil
     }
 
+    var droppedDatagrams: UInt64 { datagrams.reduce(0) { $0 + $1.dropped } }
     var openCalls: Int { exchanges.count }
     var waitingCalls: Int { waiting.count }
 
@@ -175,14 +176,26 @@ final class NFSService {
             rights: router.rights(index, client))
     }
 
-    func sent(to server: String, resource: String) {
+    func sent(to server: String, resource: String, octets: Int) {
         portal.used(server)
         statistics[resource, default: NFSResourceStatistics()].calls += 1
+        statistics[resource, default: NFSResourceStatistics()].callOctets += UInt64(octets)
     }
 
-    func answered(by server: String, resource: String, after latency: UInt64) {
+    func answered(by server: String, resource: String, octets: Int, after latency: UInt64) {
         toldLate[server] = nil
         statistics[resource, default: NFSResourceStatistics()].add(latency)
+        statistics[resource, default: NFSResourceStatistics()].replyOctets += UInt64(octets)
+    }
+
+    /// All that went to servers, here and in the fast path, by resource.
+    func traffic(_ datagrams: DatagramStatus?) -> [String: NFSResourceStatistics] {
+        var sums = statistics
+        for status in datagrams?.resources ?? [] {
+            guard let name = fastPath.name(of: status.id) else { continue }
+            sums[name, default: NFSResourceStatistics()].add(status)
+        }
+        return sums
     }
 
     func gaveUp(_ resource: String) {
@@ -192,7 +205,8 @@ final class NFSService {
     /// A call has no reply.
     func trouble(_ server: String, _ reason: String) {
         portal.trouble(
-            server, reason.hasPrefix("connect") || reason.hasPrefix("no connection")
+            server,
+            reason.hasPrefix("connect") || reason.hasPrefix("no connection")
                 ? .attachFailed(reason) : .sessionLost(reason))
     }
 
@@ -249,15 +263,26 @@ final class NFSService {
 }
 
 /// Calls of one resource that went through here.
-struct NFSResourceStatistics {
+struct NFSResourceStatistics: Sendable {
     var calls: UInt64 = 0
     var replies: UInt64 = 0
     var givenUp: UInt64 = 0
+    /// Octets of RPC messages to and from servers.
+    var callOctets: UInt64 = 0
+    var replyOctets: UInt64 = 0
     /// ns, summed.
     var latencySum: UInt64 = 0
 
     mutating func add(_ latency: UInt64) {
         replies += 1
         latencySum += latency
+    }
+
+    mutating func add(_ datagrams: DatagramResourceStatus) {
+        calls += datagrams.calls
+        replies += datagrams.replies
+        latencySum += datagrams.latencySum
+        callOctets += datagrams.callOctets
+        replyOctets += datagrams.replyOctets
     }
 }

@@ -30,7 +30,7 @@ extension Daemon {
             + serverMetrics(sessions.health, up: sessions.up)
             + resourceMetrics(
                 resourceTraffic(sessions.summaries, ended: sessions.traffic))
-            + (await managementMetrics())
+            + (await managementMetrics()) + (await nfsMetrics())
         return families + VolumeMetrics.families(await volumes())
     }
 

@@ -73,10 +73,12 @@ extension Daemon {
     }
 
     public func resources() async -> [ResourceModel] {
-        let (all, sessions, ended) = await onLoop { [self, now] in
+        let datagrams = dataplane.call { $0.datagramStatus() }
+        let (all, sessions, ended, exports) = await onLoop { [self, now] in
             (
                 portal.resources.all.map { ($0, management(of: $0, now: now)) },
-                engine.sessions.values.map(\.summary), engine.traffic.all()
+                engine.sessions.values.map(\.summary), engine.traffic.all(),
+                nfs?.traffic(datagrams) ?? [:]
             )
         }
         let traffic = resourceTraffic(sessions, ended: ended)
@@ -93,6 +95,10 @@ extension Daemon {
             model.serverBytes = sum.serverBytes
             model.clientPackets = sum.clientPackets
             model.serverPackets = sum.serverPackets
+            if let export = exports[resource.name] {
+                model.clientBytes = export.callOctets
+                model.serverBytes = export.replyOctets
+            }
             return model
         }
     }

@@ -2,7 +2,21 @@
 package struct SeededHash: Sendable {
     private let seed: (UInt64, UInt64)
 
-    package init(seed: (UInt64, UInt64)) { self.seed = (seed.0 | 1, seed.1 | 1) }
+    package init(seed: (UInt64, UInt64)) {
+        // Seeds with few bits set would leave few in the hashes.
+        self.seed = (
+            Self.spread(seed.0 ^ 0x9e37_79b9_7f4a_7c15) | 1,
+            Self.spread(seed.1 ^ 0xd1b5_4a32_d192_ed03) | 1
+        )
+    }
+
+    /// One to one, each bit of the result of all bits of the value (the last steps of SplitMix64).
+    private static func spread(_ value: UInt64) -> UInt64 {
+        var value = value
+        value = (value ^ value >> 30) &* 0xbf58_476d_1ce4_e5b9
+        value = (value ^ value >> 27) &* 0x94d0_49bb_1331_11eb
+        return value ^ value >> 31
+    }
 
     @inline(__always)
     private func mix(_ left: UInt64, _ right: UInt64) -> UInt64 {
