@@ -13,7 +13,6 @@ final class NFSFastPath {
     private let engine: SessionEngine
     private let portal: ISCSIPortal
     private let service: DatagramServiceID = 0
-    private let serverPort: (Server) -> UInt16 = { $0.nfsPort }
     /// Resources that may be there, by number.
     private var resources: [DatagramResourceID: String] = [:]
     private var installed: [DatagramResourceID: DatagramServer] = [:]
@@ -123,15 +122,23 @@ final class NFSFastPath {
             portal.isServing(assigned), let entry = portal.server(assigned),
             let address = entry.addresses.first
         else { return nil }
-        let mac = NeighbourTable.macAddress(of: address, device: engine.storageDevice)
-        // Learned before: the kernel forgets neighbours that it does not talk to.
-        let known = mac ?? macs[address]
-        guard let known else { return nil }
-        macs[address] = known
-        return DatagramServer(address: address, port: serverPort(entry), mac: known)
+        guard let mac = macAddress(of: address) else { return nil }
+        return DatagramServer(address: address, port: entry.nfsPort, mac: mac)
     }
 
-    private var macs: [IPAddress: MACAddress] = [:]
+    /// What the kernel's table of neighbours said last, and when that was, ns.
+    private var neighbours: [IPAddress: (mac: MACAddress?, readAt: UInt64)] = [:]
+    private static let neighbourInterval: UInt64 = 1_000_000_000
+
+    private func macAddress(of address: IPAddress) -> MACAddress? {
+        let now = engine.loop.now
+        let known = neighbours[address]
+        if let known, now - known.readAt < Self.neighbourInterval { return known.mac }
+        let mac = NeighbourTable.macAddress(of: address, device: engine.storageDevice)
+        // The kernel forgets neighbours that it does not talk to.
+        neighbours[address] = (mac ?? known?.mac, now)
+        return mac ?? known?.mac
+    }
 
     /// A server that does not answer calls in the dataplane is looked at.
     private func checkServers() {
