@@ -25,8 +25,6 @@ final class NFSExchange {
     private var mayBeDone = false
     /// What is done again in place of the call.
     private var retry: NFSRetry?
-    /// The next of it, when its server is not there.
-    private var step: [UInt8]?
     /// Replies to what was asked first, by place.
     private var answers: [[UInt8]?] = []
     private var missing = 0
@@ -79,7 +77,6 @@ final class NFSExchange {
     private func resolve(_ resolution: NFSResolution) {
         answers = Array(repeating: nil, count: resolution.calls.count)
         missing = resolution.calls.count
-        guard missing > 0 else { return learned(resolution) }
         for (index, call) in resolution.calls.enumerated() {
             guard let server = service.server(of: call.resource) else {
                 missing -= 1
@@ -207,8 +204,9 @@ final class NFSLinks {
         return link
     }
 
-    /// Calls without a reply, octets that wait to be sent, and when the oldest call was sent, ns, by server.
+    /// Octets that wait to be sent.
     var unsent: Int { links.values.reduce(0) { $0 + $1.unsent } }
+    /// When the oldest call without a reply was sent, ns, by server.
     var oldest: [(server: String, since: UInt64)] {
         links.values.compactMap { link in link.oldest.map { (link.server, $0) } }
     }

@@ -73,7 +73,7 @@ final class NFSService {
         fastPath.update(
             addresses: configuration.clientCPU.addresses.map(\.address), port: settings.port,
             // With an export "/" numbers of file systems are changed, which the dataplane does not do.
-            magic: settings.hasRootExport ? nil : router.scheme.magic,
+            magic: settings.hasRootExport ? nil : router.handleMagic,
             resources: configuration.resources.filter { $0.export != nil })
     }
 
@@ -178,14 +178,12 @@ final class NFSService {
 
     func sent(to server: String, resource: String, octets: Int) {
         portal.used(server)
-        statistics[resource, default: NFSResourceStatistics()].calls += 1
-        statistics[resource, default: NFSResourceStatistics()].callOctets += UInt64(octets)
+        statistics[resource, default: NFSResourceStatistics()].sent(octets)
     }
 
     func answered(by server: String, resource: String, octets: Int, after latency: UInt64) {
         toldLate[server] = nil
-        statistics[resource, default: NFSResourceStatistics()].add(latency)
-        statistics[resource, default: NFSResourceStatistics()].replyOctets += UInt64(octets)
+        statistics[resource, default: NFSResourceStatistics()].answered(octets, after: latency)
     }
 
     /// All that went to servers, here and in the fast path, by resource.
@@ -273,8 +271,14 @@ struct NFSResourceStatistics: Sendable {
     /// ns, summed.
     var latencySum: UInt64 = 0
 
-    mutating func add(_ latency: UInt64) {
+    mutating func sent(_ octets: Int) {
+        calls += 1
+        callOctets += UInt64(octets)
+    }
+
+    mutating func answered(_ octets: Int, after latency: UInt64) {
         replies += 1
+        replyOctets += UInt64(octets)
         latencySum += latency
     }
 

@@ -1,5 +1,4 @@
 import DataPlane
-import Glibc
 import StorageProtocols
 
 /// A connection to a program of a server (ONC RPC over TCP, RFC 5531): calls go out, replies come back by XID.
@@ -30,12 +29,8 @@ final class RPCConnection {
     private var nextSerial: UInt64 = 0
     private var timer: EventLoop.Timer?
     private(set) var isConnected = false
-    /// Nobody listens there.
-    private(set) var isRefused = false
     /// Why it is over; nil: it is not.
     private(set) var ended: String?
-    /// ns, when it was used last.
-    private(set) var usedAt: UInt64
     /// Called once, before the calls without reply are told.
     var onEnd: (String) -> Void = { _ in }
 
@@ -49,7 +44,6 @@ final class RPCConnection {
         self.remote = remote
         self.engine = engine
         reader = RPCRecordReader(maximum: maximum)
-        usedAt = engine.loop.now
         guard let port = engine.ports.allocate(address: address, now: engine.loop.now) else {
             throw RelayError(message: "no free source port for \(remote)")
         }
@@ -93,7 +87,6 @@ final class RPCConnection {
         }
         repeat { nextXID &+= 1 } while pending[nextXID] != nil
         nextSerial += 1
-        usedAt = engine.loop.now
         pending[nextXID] = Pending(
             serial: nextSerial, startedAt: engine.loop.now, done: done)
         var octets = message
@@ -106,13 +99,10 @@ final class RPCConnection {
         }
     }
 
-    private static let refusal = String(cString: strerror(ECONNREFUSED))
-
     private func ready() {
         guard ended == nil else { return }
         if !isConnected {
             if let failure = Socket.connectFailure(descriptor) {
-                isRefused = failure == Self.refusal
                 return end("connect: \(failure)")
             }
             guard let info = try? TCPInfo(descriptor: descriptor), !info.isConnecting else {
@@ -151,7 +141,6 @@ final class RPCConnection {
         guard reply.count >= 8, reply.field32(4) == 1,
             let call = pending.removeValue(forKey: reply.field32(0))
         else { return }
-        usedAt = engine.loop.now
         call.done(.reply(reply))
     }
 
