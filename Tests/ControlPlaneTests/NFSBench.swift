@@ -98,9 +98,20 @@ final class NFSBench {
     }
 
     /// What becomes of a call, without its being done.
-    func decision(_ call: [UInt8]) -> NFSDecision {
+    /// - Parameter asksInVain: servers cannot say what is to be known first.
+    func decision(_ call: [UInt8], asksInVain: Bool = false) -> NFSDecision {
         now += 1_000_000
-        return router.take(call, from: client, now: now)
+        var decision = router.take(call, from: client, now: now)
+        while case .resolve(let resolution) = decision {
+            let replies = resolution.calls.map { own -> [UInt8]? in
+                asksInVain
+                    ? RPCMessage.reply(xid: 0, refusal: .systemError)
+                    : servers[own.resource]?.reply(to: own.call)
+            }
+            now += 1_000_000
+            decision = router.take(replies, for: resolution, now: now)
+        }
+        return decision
     }
 
     func call(_ procedure: NFSProcedure, _ arguments: [UInt8]) -> NFSAnswer? {
@@ -140,12 +151,14 @@ final class NFSBench {
     /// router says.
     /// - Parameters:
     ///   - isDone: the first server has done it.
+    ///   - isNameAsked: the server tells first whether the name is there, when nobody has asked for it.
     ///   - between: what happens before it is sent again.
     /// - Returns: what the client gets, and what the second server was asked.
     func sendTwice(
-        _ call: [UInt8], isDone: Bool, between: () -> Void = {}
+        _ call: [UInt8], isDone: Bool, isNameAsked: Bool = false, between: () -> Void = {}
     ) -> (answer: [UInt8]?, asked: [String])? {
-        guard case .forward(let forward) = decision(call), let server = servers[forward.resource]
+        guard case .forward(let forward) = decision(call, asksInVain: !isNameAsked),
+            let server = servers[forward.resource]
         else { return nil }
         if isDone { _ = server.reply(to: forward.call) }
         now += 300_000_000

@@ -36,10 +36,12 @@ struct NFSPair {
     /// What the client gets for a call whose first server has died, with (`isDone`) or without doing it, and what was
     /// sent to the second one.
     func twice(
-        _ procedure: NFSProcedure, _ arguments: [UInt8], isDone: Bool, between: () -> Void = {}
+        _ procedure: NFSProcedure, _ arguments: [UInt8], isDone: Bool, isNameAsked: Bool = false,
+        between: () -> Void = {}
     ) throws -> (answer: NFSAnswer, asked: [String]) {
         let call = bench.message(procedure, arguments)
-        let sent = bench.sendTwice(call, isDone: isDone, between: between)
+        let sent = bench.sendTwice(
+            call, isDone: isDone, isNameAsked: isNameAsked, between: between)
         let found = try #require(sent)
         return (
             NFSAnswer(try #require(found.answer), to: procedure, call: call), found.asked

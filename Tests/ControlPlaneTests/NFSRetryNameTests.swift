@@ -46,6 +46,69 @@ private let noEntry = NFSv3Status.noEntry.rawValue
         #expect(found.asked == [procedure.name])
     }
 
+    @Test(arguments: removing, [true, false])
+    func `a name that nobody has asked for is asked for first`(
+        procedure: NFSProcedure, isThere: Bool
+    ) throws {
+        let pair = NFSPair(procedure.version)
+        if isThere { pair.storage.put("old", kind(procedure)) }
+        let found = try pair.twice(
+            procedure, pair.place("old"), isDone: true, isNameAsked: true)
+        #expect(found.answer.status == (isThere ? 0 : noEntry))
+        #expect(found.asked == [isThere ? "LOOKUP" : procedure.name])
+    }
+
+    @Test func `a name that was asked for is not asked for again`() throws {
+        let pair = NFSPair()
+        let arguments = NFSArguments.place(pair.root, "old")
+        #expect(pair.bench.call3(.remove, arguments)?.status == noEntry)
+        #expect(pair.bench.asked.count == 1)
+        #expect(pair.bench.call3(.remove, arguments)?.status == noEntry)
+        #expect(pair.bench.asked.isEmpty)
+        // CREATE UNCHECKED can be done twice.
+        let free = NFSArguments.create(pair.root, "free", mode: 0)
+        #expect(pair.bench.call3(.create, free)?.isOK == true)
+        #expect(pair.bench.asked.isEmpty)
+    }
+
+    @Test func `no server could say whether a name is there`() throws {
+        let pair = NFSPair()
+        let call = pair.bench.message(.v3(.remove), NFSArguments.place(pair.root, "old"))
+        guard
+            case .resolve(let resolution) = pair.bench.router.take(
+                call, from: pair.bench.client, now: pair.bench.now)
+        else {
+            Issue.record("is not asked for")
+            return
+        }
+        let decision = pair.bench.router.take([nil], for: resolution, now: pair.bench.now)
+        guard case .answer(let reply) = decision else {
+            Issue.record("is not answered")
+            return
+        }
+        let answer = NFSAnswer(reply, to: .v3(.remove), call: call)
+        #expect(answer.status == NFSv3Status.jukebox.rawValue)
+    }
+
+    @Test func `a LOOKUP that was sent before a name was made says nothing of it`() throws {
+        let pair = NFSPair()
+        let lookUp = pair.bench.message(.v3(.lookup), NFSArguments.place(pair.root, "new"))
+        guard case .forward(let forward) = pair.bench.decision(lookUp) else {
+            Issue.record("is not forwarded")
+            return
+        }
+        let early = try #require(pair.server.reply(to: forward.call))
+        let made = pair.bench.call3(
+            .mkdir, NFSArguments.place(pair.root, "new") + NFSArguments.nothing)
+        #expect(made?.isOK == true)
+        pair.bench.now += 1_000_000
+        _ = pair.bench.router.finish(forward.context, reply: early, now: pair.bench.now)
+        let found = try pair.twice(
+            .v3(.rmdir), NFSArguments.place(pair.root, "new"), isDone: true)
+        #expect(found.answer.isOK)
+        #expect(found.asked == ["LOOKUP"])
+    }
+
     @Test(arguments: removing)
     func `what others have made anew in its place stays`(procedure: NFSProcedure) throws {
         let pair = NFSPair(procedure.version)

@@ -78,7 +78,7 @@ private let exists = NFSv3Status.exists.rawValue
         pair.learnClock()
         // Somebody has made the very same long before.
         let call = pair.bench.message(making.procedure, pair.place(making.name) + making.more)
-        guard case .forward(let forward) = pair.bench.decision(call) else {
+        guard case .forward(let forward) = pair.bench.decision(call, asksInVain: true) else {
             Issue.record("is not forwarded")
             return
         }

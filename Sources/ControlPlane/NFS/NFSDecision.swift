@@ -88,17 +88,21 @@ package struct NFSOwnCall: Sendable, Equatable {
 
 /// What must be known before it can be said where a call goes.
 package struct NFSResolution: Sendable {
-    enum Question: Sendable, Equatable {
+    enum Question: Sendable {
         /// The handle of an export's root. One call: MNT.
         case root(UInt32, NFSVersion)
         /// Which export a shared handle is of. A call for each of `indexes`: GETATTR.
         case shared([UInt8], indexes: [UInt32], NFSVersion)
+        /// Whether a name is there that a call is about to make or to take away. One call: LOOKUP.
+        case name(NFSNameMemory.Place, NFSRetryRequest)
     }
 
     /// All of them, side by side; the same calls may be asked for by several clients.
     package let calls: [NFSOwnCall]
     let question: Question
     let incoming: NFSIncoming
+    /// ns.
+    let askedAt: UInt64
     /// How many answers the call has waited for already.
     let round: Int
 }
@@ -110,4 +114,6 @@ struct NFSIncoming: Sendable {
     let client: NFSClient
     /// Where it came in; nil: nobody knows.
     let local: IPAddress?
+    /// Its name was asked for, whatever the answer was.
+    var isNameAsked = false
 }

@@ -86,6 +86,11 @@ package struct NFSDuplicateMemory: Sendable {
 
     package var count: Int { entries.count }
 
+    /// It is under way, was done, or was given up and may have been done.
+    package func isKnown(_ call: Call) -> Bool {
+        entries[call] != nil || lost.peek(Content(call)) != nil
+    }
+
     /// A call has come. When it is not known it is under way from now on.
     /// - Parameter first: how things stand now.
     package mutating func begin(_ call: Call, _ first: NFSFirstSend, now: UInt64) -> Finding {

@@ -44,11 +44,17 @@ package struct NFSNameMemory: Sendable {
     }
 
     /// A reply has said how it is.
-    mutating func see(_ place: Place, isThere: Bool, identity: Identity? = nil) {
+    /// - Parameter askedAt: ns, when its call was sent: what a client was told since to have changed may not be in it.
+    mutating func see(
+        _ place: Place, isThere: Bool, identity: Identity? = nil, askedAt: UInt64
+    ) {
         var known = Knowledge(isThere: isThere, identity: identity)
-        if let before = table.peek(place), before.isThere == isThere {
-            known.changedAt = before.changedAt
-            if identity == nil { known.identity = before.identity }
+        if let before = table.peek(place) {
+            if let changedAt = before.changedAt, changedAt > askedAt { return }
+            if before.isThere == isThere {
+                known.changedAt = before.changedAt
+                if identity == nil { known.identity = before.identity }
+            }
         }
         table.set(known, for: place)
     }

@@ -34,8 +34,9 @@ import StorageProtocols
 ///
 /// Limits:
 ///
-/// * Of a name that no reply has told of nothing is known. Then somebody else's object that was made in the second and
-///   a half before counts as the call's, and a REMOVE of what never was there succeeds.
+/// * Of a name that no reply has told of and that could not be looked up (`NFSRouter.resolveName`) nothing is known.
+///   Then somebody else's object that was made in the second and a half before counts as the call's, and a REMOVE of
+///   what never was there succeeds.
 /// * What others have done to the name between the two sends is seen only where the object's handle was known. Where
 ///   not, REMOVE removes what was made anew in its place, and RENAME renames it.
 /// * What was made, and taken away by others before the second send, is made again.

@@ -99,7 +99,7 @@ extension NFSRouter {
         }
         guard let node else {
             guard let index else { return answer(incoming, []) }
-            return forward(incoming, call, index, handles, now: now)
+            return forward(incoming, call, index, handles, now: now, round: round)
         }
         // A link from a directory of ours into an export; everything else would change one of ours.
         if case .directory = first, places.count == 2, case .export = places[1],
@@ -130,7 +130,7 @@ extension NFSRouter {
 
     private func forward(
         _ incoming: NFSIncoming, _ call: NFSCall, _ index: UInt32, _ handles: [[UInt8]],
-        now: UInt64
+        now: UInt64, round: Int
     ) -> NFSDecision {
         let procedure = call.procedure
         let rights = rights(index, incoming.client)
@@ -153,6 +153,12 @@ extension NFSRouter {
         }
         let duplicate = NFSDuplicateMemory.Call(
             incoming.octets, incoming.header, from: incoming.client)
+        if !incoming.isNameAsked, let place = places.first, first.names.first == .some(nil),
+            !duplicates.isKnown(duplicate),
+            let question = resolveName(incoming, procedure, octets, place, round: round)
+        {
+            return question
+        }
         switch duplicates.begin(duplicate, first, now: now) {
         case .new:
             return forward(

@@ -214,8 +214,10 @@ extension NFSRouter {
         }
         guard let action = procedure.nameAction, let place = context.names.first else { return }
         let identity = Self.identity(results, reply)
+        let askedAt = context.first.startedAt
         switch (action, results.status) {
-        case (.lookUp, 0): names.see(place, isThere: true, identity: identity)
+        case (.lookUp, 0):
+            names.see(place, isThere: true, identity: identity, askedAt: askedAt)
         case (.create, 0):
             names.change(place, isThere: true, identity: identity, now: now)
         case (.link, 0): names.change(place, isThere: true, now: now)
@@ -227,9 +229,9 @@ extension NFSRouter {
                 names.change(target, isThere: true, identity: moved, now: now)
             }
         case (.create, NFSv3Status.exists.rawValue), (.link, NFSv3Status.exists.rawValue):
-            names.see(place, isThere: true)
+            names.see(place, isThere: true, askedAt: askedAt)
         case (.lookUp, NFSv3Status.noEntry.rawValue), (.remove, NFSv3Status.noEntry.rawValue):
-            names.see(place, isThere: false)
+            names.see(place, isThere: false, askedAt: askedAt)
         default: break
         }
     }

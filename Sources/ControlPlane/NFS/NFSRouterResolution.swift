@@ -57,13 +57,34 @@ extension NFSRouter {
             incoming, calls, .shared(handle, indexes: indexes, version), round: round)
     }
 
+    /// Whether a name is there, before a call is sent that makes it or takes it away. Should the server die under that
+    /// call, an error of the next one is told from the first one's success by what is answered here. Clients ask for
+    /// most names themselves, so this is seldom needed.
+    /// - Parameter octets: the call as the server gets it: it is asked in the same caller's name.
+    /// - Returns: nil: whatever becomes of the call, it can be sent again as it is.
+    func resolveName(
+        _ incoming: NFSIncoming, _ procedure: NFSProcedure, _ octets: [UInt8],
+        _ place: NFSNameMemory.Place, round: Int
+    ) -> NFSDecision? {
+        guard let request = NFSRetryRequest(octets, procedure),
+            let export = exports[place.index]
+        else { return nil }
+        let own = NFSOwnCall(
+            resource: export.resource, program: NFSProgram.number,
+            version: procedure.version.rawValue, call: request.lookUp(0))
+        var asked = incoming
+        asked.isNameAsked = true
+        return resolve(asked, [own], .name(place, request), round: round)
+    }
+
     private func resolve(
         _ incoming: NFSIncoming, _ calls: [NFSOwnCall], _ question: NFSResolution.Question,
         round: Int
     ) -> NFSDecision {
         counters.resolutions += 1
         return .resolve(
-            NFSResolution(calls: calls, question: question, incoming: incoming, round: round))
+            NFSResolution(
+                calls: calls, question: question, incoming: incoming, askedAt: now, round: round))
     }
 
     // MARK: Answers
@@ -84,6 +105,18 @@ extension NFSRouter {
         case .shared(let handle, let indexes, let version):
             guard takeShared(replies, handle, indexes, version, now: now) else {
                 return later(incoming)
+            }
+        case .name(let place, let request):
+            // Nothing was sent yet that could have been done.
+            guard let reply = replies.first ?? nil else { return later(incoming) }
+            switch request.found(reply) {
+            case .nothing: names.see(place, isThere: false, askedAt: resolution.askedAt)
+            case .object(let object):
+                let identity = NFSNameMemory.Identity(
+                    handle: object.handle, fileNumber: object.attributes?.fileNumber)
+                names.see(
+                    place, isThere: true, identity: identity, askedAt: resolution.askedAt)
+            case .unclear: break
             }
         }
         return route(incoming, now: now, round: resolution.round + 1)
