@@ -85,7 +85,10 @@ import Testing
         message.handle = handle
         var wanted = fixture.forwarded(message.call)
         wanted.identification = DatagramFixture.identification(of: sent[3]?.first?.bytes ?? [])
-        let frame = MemoryPort.SentFrame(bytes: wanted.frame(isPartial: true), offload: partial)
+        // A port may send it together with others.
+        var mergeable = partial
+        mergeable.segmentSize = UInt16(wanted.payload.count)
+        let frame = MemoryPort.SentFrame(bytes: wanted.frame(isPartial: true), offload: mergeable)
         #expect(sent == [3: [frame]])
     }
 

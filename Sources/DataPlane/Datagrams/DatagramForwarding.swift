@@ -49,6 +49,9 @@ extension Pipeline {
         var frame = frame
         PacketRewriter.apply(change, &frame, &headers)
         datagrams.countOctets(change, headers)
+        if headers.fragment == 0, headers.transportOffset >= 0 {
+            frame.allowMerging(payload: headers.payloadLength)
+        }
         if let trace { trace.note("datagram: to port \(change.port)") }
         output.transmit(frame, to: change.port, now: now)
     }

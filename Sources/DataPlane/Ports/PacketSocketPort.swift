@@ -41,7 +41,12 @@ public final class PacketSocketPort: Port {
     private var interfaceIndex: Int32 = 0
     private var received = dsr_batch()
     private var sending = dsr_batch()
+    private let queue = UnsafeMutablePointer<Frame>.allocate(
+        capacity: PacketSocketPort.queueCapacity)
     private var queued = 0
+    private static let queueCapacity = 256
+    /// Nil: the kernel does not know how.
+    private var merging: DatagramMerging?
     private let buffers: FrameBuffers?
     private var ring: UnsafeMutableRawPointer?
     private var ringPosition = 0
@@ -62,7 +67,8 @@ public final class PacketSocketPort: Port {
         link = DeviceLink(device: device)
         buffers = options.receive == .batched ? FrameBuffers(count: Self.burst) : nil
         dsr_batch_init(&received, UInt32(Self.burst), 1)
-        dsr_batch_init(&sending, 256, 0)
+        dsr_batch_init(&sending, UInt32(Self.queueCapacity), 0)
+        if KernelVersion.running >= .udpSegmentation { merging = DatagramMerging() }
         if let buffers {
             for index in 0..<Self.burst {
                 dsr_batch_set(
@@ -81,6 +87,7 @@ public final class PacketSocketPort: Port {
         shut()
         dsr_batch_free(&received)
         dsr_batch_free(&sending)
+        queue.deallocate()
     }
 
     private func open() throws(PortError) {
@@ -221,14 +228,19 @@ public final class PacketSocketPort: Port {
             deviceCounters.transmitDrops &+= 1
             return
         }
-        if queued == Int(sending.capacity) { flush(now: now) }
-        dsr_batch_set(
-            &sending, UInt32(queued), frame.start - VirtioHeader.size,
-            frame.length + VirtioHeader.size)
+        if queued == Self.queueCapacity { flush(now: now) }
+        queue[queued] = frame
         queued += 1
     }
 
     public func flush(now: UInt64) {
+        guard queued > 0 else { return }
+        if queued > 1, let merging { queued = merging.merge(queue, count: queued) }
+        for index in 0..<queued {
+            dsr_batch_set(
+                &sending, UInt32(index), queue[index].start - VirtioHeader.size,
+                queue[index].length + VirtioHeader.size)
+        }
         var first = 0
         var waits = 0
         while first < queued {
