@@ -14,6 +14,8 @@ final class NFSFakeServer {
     var verifier: [UInt8]?
     /// What was called, by whom: nil is AUTH_NONE.
     private(set) var log: [(name: String, caller: RPCSystemCredential?)] = []
+    /// Last octet of its handles, which it does not look at.
+    var mark: UInt8 = 0
     /// Attributes are left out where the RFC allows it.
     var isSilent = false
 
@@ -35,7 +37,7 @@ final class NFSFakeServer {
         let octets: [UInt8] =
             [0x43] + (0..<8).map { UInt8(truncatingIfNeeded: number >> UInt64(56 - 8 * $0)) }
         let length = version == .v3 ? handleLength : version.handleLength
-        return octets + [UInt8](repeating: 0, count: length - octets.count)
+        return octets + [UInt8](repeating: 0, count: length - octets.count - 1) + [mark]
     }
 
     private func number(_ handle: ArraySlice<UInt8>) -> UInt64? {

@@ -132,6 +132,38 @@ private func bench(first: UInt64 = 1_000) -> NFSBench {
         #expect(second.forwards.map(\.resource) == ["r2"])
     }
 
+    @Test(arguments: NFSVersion.allCases)
+    func `servers that all have the file are told apart by the handles of their roots`(
+        version: NFSVersion
+    ) throws {
+        let storage = NFSFakeStorage(fileSystem: 70)
+        var servers: [String: NFSFakeServer] = [:]
+        for (mark, name) in ["r1", "r2", "r3"].enumerated() {
+            servers[name] = NFSFakeServer(storage, path: "/\(name)")
+            servers[name]?.mark = UInt8(mark + 1)
+        }
+        let bench = NFSBench(
+            NFSBench.settings(
+                ["r1", "r2", "r3"].map {
+                    ($0, NFSExport(directory: "/\($0)", handles: .shared))
+                }), servers)
+        func serves(_ number: UInt64) -> String? {
+            let handle = bench.server("r2").handle(number, version)
+            let answer =
+                version == .v3
+                ? bench.call3(.getattr, NFSArguments.handle(handle))
+                : bench.call2(.getattr, handle)
+            return answer?.isOK == true ? bench.forwards.first?.resource : nil
+        }
+        let first = storage.put("first")
+        let second = storage.put("second")
+        #expect(serves(first) == "r2")
+        #expect(bench.asked.map(\.program).suffix(3).allSatisfy { $0 == MountProtocol.program })
+        // Their roots are known now.
+        #expect(serves(second) == "r2")
+        #expect(bench.asked.count == 3)
+    }
+
     @Test func `shared and distinct exports side by side`() throws {
         let shared = NFSFakeServer(NFSFakeStorage(fileSystem: 1), path: "/r1")
         let distinct = NFSFakeServer(NFSFakeStorage(fileSystem: 1), path: "/r2")

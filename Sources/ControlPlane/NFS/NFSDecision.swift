@@ -93,6 +93,8 @@ package struct NFSResolution: Sendable {
         case root(UInt32, NFSVersion)
         /// Which export a shared handle is of. A call for each of `indexes`: GETATTR.
         case shared([UInt8], indexes: [UInt32], NFSVersion)
+        /// The same, when several have it. A call for each of `owners`: MNT, for the handles of their roots.
+        case owner([UInt8], owners: [UInt32], NFSVersion)
         /// Whether a name is there that a call is about to make or to take away. One call: LOOKUP.
         case name(NFSNameMemory.Place, NFSRetryRequest)
     }

@@ -9,12 +9,12 @@ import StorageProtocols
 ///
 /// | Call | Before it is sent again | Answer that is judged | Is success when |
 /// |---|---|---|---|
-/// | CREATE GUARDED, of version 2 CREATE; MKDIR, SYMLINK, MKNOD | | EXIST | LOOKUP finds what the call makes |
+/// | CREATE GUARDED or EXCLUSIVE, of version 2 CREATE; MKDIR, SYMLINK, MKNOD | | EXIST | LOOKUP finds what the call makes |
 /// | REMOVE, RMDIR | LOOKUP, when the name's handle was known: nothing, or another object: success | NOENT | always |
 /// | RENAME | the same of the old name; then LOOKUP of the new one | NOENT | the new name is of the same object |
 /// | LINK | | EXIST | the name is of the file (its handle, or GETATTR: fsid and fileid) |
 /// | SETATTR with a guard | | NOT_SYNC | GETATTR says that all that the call sets is set |
-/// | CREATE UNCHECKED, EXCLUSIVE, everything else | | none | the server makes it right by itself |
+/// | CREATE UNCHECKED, everything else | | none | the server makes it right by itself |
 ///
 /// An error that must have been there at the first send already is passed on: EXIST of a name that was there then,
 /// NOENT of one that was not.

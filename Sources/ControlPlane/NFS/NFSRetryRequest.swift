@@ -54,8 +54,8 @@ struct NFSRetryRequest: Sendable {
     private static func kind(_ call: NFSCall, _ octets: [UInt8]) -> Kind? {
         switch call.procedure {
         case .v3(.create):
-            // createmode3: UNCHECKED takes a file that is there, EXCLUSIVE one that it made itself.
-            octets.field32(call.names[0].paddedEnd) == 1 ? .create : nil
+            // createmode3: UNCHECKED takes a file that is there.
+            octets.field32(call.names[0].paddedEnd) == 0 ? nil : .create
         case .v3(.mkdir), .v3(.symlink), .v3(.mknod), .v2(.create), .v2(.mkdir), .v2(.symlink):
             .create
         case .v3(.remove), .v3(.rmdir), .v2(.remove), .v2(.rmdir): .remove
@@ -180,6 +180,8 @@ struct NFSRetryRequest: Sendable {
             switch call.procedure {
             case .v3(.create):
                 _ = try reader.uint32()
+                // It has a verifier, no attributes.
+                guard !call.isExclusive else { return Made(type: .regular, size: 0) }
                 let set = try NFSSettableAttributes(&reader)
                 return Made(type: .regular, size: set.size ?? 0)
             case .v3(.mkdir), .v2(.mkdir): return Made(type: .directory)

@@ -147,7 +147,10 @@ extension NFSRouter {
         let first = NFSFirstSend(
             startedAt: now, names: places.map { names.knowledge(of: $0) },
             serverTime: clocks[index]?.time(at: now))
-        guard !call.isIdempotent else {
+        // RFC 1813 section 3.3.8: an exclusive CREATE is told from others by its verifier, which the server keeps with the
+        // file. One that died after it had made the file and before it kept that leaves a file that the next one takes
+        // for somebody else's.
+        guard !call.isIdempotent || call.isExclusive else {
             return forward(
                 incoming, .nfs(procedure), index, rights, octets, places, first, duplicate: nil)
         }

@@ -20,13 +20,17 @@ extension NFSRouter {
         guard round < Self.roundMaximum, let export = exports[index] else {
             return later(incoming)
         }
+        return resolve(
+            incoming, [Self.mount(export, version)], .root(index, version), round: round)
+    }
+
+    private static func mount(_ export: Export, _ version: NFSVersion) -> NFSOwnCall {
         let mountVersion = version.mountVersion
-        let own = NFSOwnCall(
+        return NFSOwnCall(
             resource: export.resource, program: MountProtocol.program,
             version: mountVersion.rawValue,
             call: MountCall.mount(path: export.export.path).message(
-                xid: 0, version: mountVersion, credential: Self.credential))
-        return resolve(incoming, [own], .root(index, version), round: round)
+                xid: 0, version: mountVersion, credential: credential))
     }
 
     /// Which of the shared exports a handle is of.
@@ -103,9 +107,18 @@ extension NFSRouter {
             case let failure?: return fail(incoming, failure)
             }
         case .shared(let handle, let indexes, let version):
-            guard takeShared(replies, handle, indexes, version, now: now) else {
-                return later(incoming)
+            switch takeShared(replies, handle, indexes, version, now: now) {
+            case .settled: break
+            case .later: return later(incoming)
+            case .several(let owners):
+                let mounts = owners.compactMap { exports[$0] }.map { Self.mount($0, version) }
+                return resolve(
+                    incoming, mounts, .owner(handle, owners: owners, version),
+                    round: resolution.round)
             }
+        case .owner(let handle, let owners, let version):
+            for (index, reply) in zip(owners, replies) { _ = takeRoot(reply, index, version) }
+            if let owner = likeliest(owners, handle, version) { scheme.learn(handle, of: owner) }
         case .name(let place, let request):
             // Nothing was sent yet that could have been done.
             guard let reply = replies.first ?? nil else { return later(incoming) }
@@ -139,11 +152,19 @@ extension NFSRouter {
         }
     }
 
-    /// False: nobody knows it yet, since not all have answered.
+    private enum Finding {
+        /// It is known now, or nobody has it.
+        case settled
+        /// Not all have answered.
+        case later
+        /// Their servers all have it.
+        case several([UInt32])
+    }
+
     private func takeShared(
         _ replies: [[UInt8]?], _ handle: [UInt8], _ indexes: [UInt32], _ version: NFSVersion,
         now: UInt64
-    ) -> Bool {
+    ) -> Finding {
         var owners: [UInt32] = []
         var fileSystem: FileSystem?
         var isComplete = replies.count >= indexes.count
@@ -160,14 +181,39 @@ extension NFSRouter {
             fileSystem = FileSystem(version: version, number: attributes.fileSystem)
         }
         // Servers in front of the same storage may all know the file: then its file system tells, as far as it is
-        // known whose it is. Otherwise any of them serves it.
-        let known = fileSystem.flatMap { fileSystems.value($0) ?? nil }
-        if let owner = owners.first(where: { $0 == known }) ?? owners.first {
+        // known whose it is, or the handle does.
+        if owners.count > 1 {
+            let known = fileSystem.flatMap { fileSystems.value($0) ?? nil }
+            if let known, owners.contains(known) {
+                owners = [known]
+            } else if owners.contains(where: {
+                roots[RootKey(index: $0, version: version)] == nil
+            }) {
+                return .several(owners)
+            }
+        }
+        if let owner = likeliest(owners, handle, version) {
             scheme.learn(handle, of: owner)
-            return true
+            return .settled
         }
         if isComplete { strangers.set(now, for: handle) }
-        return isComplete
+        return isComplete ? .settled : .later
+    }
+
+    /// Whose root is most like a handle. Servers tell a file's export by octets that all its handles have, and which come
+    /// first: nfs-ganesha by the export's number, knfsd by the file system and the directory. So the octets are compared
+    /// one after the other; one that tells some of the exports from others decides against those others.
+    private func likeliest(
+        _ owners: [UInt32], _ handle: [UInt8], _ version: NFSVersion
+    ) -> UInt32? {
+        var left = owners.compactMap { owner in
+            roots[RootKey(index: owner, version: version)].map { (owner: owner, root: $0) }
+        }
+        for (place, octet) in handle.enumerated() where left.count > 1 {
+            let alike = left.filter { place < $0.root.count && $0.root[place] == octet }
+            if !alike.isEmpty { left = alike }
+        }
+        return left.first?.owner ?? owners.first
     }
 
     /// Nil: no reply to MNT that can be read.
