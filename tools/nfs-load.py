@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A client of NFS version 3 that verifies what it is told, over UDP and TCP.
+"""A client of NFS version 3, and 2, that verifies what it is told, over UDP and TCP.
 
     tools/nfs-load.py verify --server 10.10.0.100 --export /e1 --export /e2 --transport udp --seconds 60
 
@@ -15,7 +15,11 @@ Modes:
             what the client's model has
     perf    requests per second, p50 and p99 of GETATTR, READ or NULL from --sockets with --depth each
     walk    every procedure once, with results that are known: lists, data of odd sizes, a copy of --mib, a directory
-            of --entries listed both ways, links; exports at once over the one connection
+            of --entries listed both ways, links; exports at once over the one connection. With --version 2 those
+            of NFS version 2
+    locks   locks (NLM) of three owners on two hosts of which none may get in another's way: conflicts, shared ones,
+            parts, waiting, cancelling. With --hold they are held for so long, while others try to get them all the
+            time and wait for them. Port 111 of the client's own addresses must be free
     handles the handles of all that is there, and how files begin; changes nothing
 
 Over UDP a call without an answer goes out again after --rto, under its XID; the wait doubles up to --rto-max.
@@ -32,14 +36,17 @@ import sys
 sys.dont_write_bytecode = True
 from nfsload.handles import HandlesLoad  # noqa: E402
 from nfsload.load import SetupError  # noqa: E402
+from nfsload.locks import LocksLoad  # noqa: E402
 from nfsload.names import NamesLoad  # noqa: E402
 from nfsload.perf import PerfLoad  # noqa: E402
 from nfsload.results import write  # noqa: E402
 from nfsload.verify import VerifyLoad  # noqa: E402
 from nfsload.walk import WalkLoad  # noqa: E402
+from nfsload.walk2 import Walk2Load  # noqa: E402
 
 MODES = {
-    "verify": VerifyLoad, "names": NamesLoad, "perf": PerfLoad, "walk": WalkLoad, "handles": HandlesLoad}
+    "verify": VerifyLoad, "names": NamesLoad, "perf": PerfLoad, "walk": WalkLoad, "handles": HandlesLoad,
+    "locks": LocksLoad}
 
 
 def parse():
@@ -50,6 +57,7 @@ def parse():
     add("--server", required=True, help="address")
     add("--export", action="append", required=True, metavar="PATH", help="repeat")
     add("--transport", choices=["udp", "tcp"], default="tcp")
+    add("--version", type=int, choices=[2, 3], default=3, help="of NFS (default 3); 2 for walk alone")
     add("--port", type=int, help="of NFS (default: the portmapper's answer)")
     add("--mount-port", type=int, help="of MOUNT (default: the portmapper's answer)")
     add("--from-root", action="store_true", help="mount / and reach the exports by names below it")
@@ -65,7 +73,8 @@ def parse():
     add("--read-share", type=float, default=0.5)
     add("--stable-share", type=float, default=0.0, help="of writes that are FILE_SYNC")
     add("--smallest", type=int, default=4096, help="octets of a request")
-    add("--largest", type=int, help="octets of a request (default 32768 over UDP, 1048576 over TCP)")
+    add("--largest", type=int,
+        help="octets of a request, of walk too (default 32768 over UDP, 1048576 over TCP; version 2: 8192)")
     add("--range-mib", type=int, default=8, help="size of each flow's file")
     add("--use", action="append", default=[], metavar="PATH",
         help="flows of an export use these files that are there, in turn, and leave them there")
@@ -89,6 +98,9 @@ def parse():
     add("--mib", type=int, default=16)
     add("--local", action="append", default=[], metavar="EXPORT=DIRECTORY",
         help="the server's own directory, to compare with")
+    group = parser.add_argument_group("locks")
+    add = group.add_argument
+    add("--hold", type=float, default=0, metavar="SECONDS", help="hold locks for so long")
     group = parser.add_argument_group("calls")
     add = group.add_argument
     add("--rto", type=float, default=0.5, help="s until a call over UDP is sent again")
@@ -116,6 +128,10 @@ def parse():
             parser.error(f"--{name.replace('_', '-')} is at least 1")
     if not (0 <= options.read_share <= 1 and 0 <= options.stable_share <= 1 and options.seconds > 0):
         parser.error("shares are 0 to 1, --seconds is more than 0")
+    if options.version == 2 and options.mode != "walk":
+        parser.error("--version 2 is for walk")
+    if options.mode == "walk" and options.largest is not None and not 1024 <= options.largest <= 1 << 20:
+        parser.error("--largest of walk is 1024 to 1048576")
     if not 0 <= options.groups <= 16:
         parser.error("--groups is 0 to 16")
     if options.processes > options.sockets or options.depth > 4000:
@@ -137,7 +153,7 @@ def parse():
 def main():
     options = parse()
     try:
-        load = MODES[options.mode](options)
+        load = (Walk2Load if options.version == 2 else MODES[options.mode])(options)
     except (SetupError, OSError) as error:
         print(f"nfs-load: {error}", file=sys.stderr)
         return 2

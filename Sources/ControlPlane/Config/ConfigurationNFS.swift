@@ -11,6 +11,8 @@ extension Configuration {
         public var hasPortmapper = true
         /// There is an export "/", in which all others are directories.
         public var hasRootExport = false
+        /// Calls of NLM and NSM are taken at the port of MOUNT.
+        public var hasLocks = false
         /// Never empty.
         public var versions = Set(NFSVersion.allCases)
         /// At least one of them.
@@ -26,6 +28,7 @@ extension Configuration.NFS {
         [
             ("port", "\(port)"), ("mount_port", "\(mountPort)"),
             ("portmapper", "\(hasPortmapper)"), ("udp", "\(takesUDP)"), ("tcp", "\(takesTCP)"),
+            ("locks", "\(hasLocks)"),
         ]
     }
 
@@ -45,7 +48,10 @@ extension ConfigurationReader {
         var result = Configuration.NFS()
         let values = mapping(
             node, "nfs",
-            keys: ["port", "mount_port", "portmapper", "root_export", "versions", "udp", "tcp"])
+            keys: [
+                "port", "mount_port", "portmapper", "root_export", "versions", "udp", "tcp",
+                "locks",
+            ])
         result.port = UInt16(
             integer(values["port"], "nfs.port", in: 1...65_535, default: Int(result.port)))
         result.mountPort = UInt16(
@@ -59,6 +65,7 @@ extension ConfigurationReader {
         result.versions = versions(values["versions"], "nfs.versions", default: result.versions)
         result.takesUDP = yes(values["udp"], "nfs.udp", default: result.takesUDP)
         result.takesTCP = yes(values["tcp"], "nfs.tcp", default: result.takesTCP)
+        result.hasLocks = yes(values["locks"], "nfs.locks", default: result.hasLocks)
         if !result.takesUDP, !result.takesTCP {
             fail(node, "nfs", "udp and tcp are both false: no client could come")
         }

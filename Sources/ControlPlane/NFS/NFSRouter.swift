@@ -102,7 +102,7 @@ package final class NFSRouter {
     var fileSystems: NFSRecentTable<FileSystem, UInt32?>
     var names: NFSNameMemory
     var clocks: [UInt32: NFSServerClock] = [:]
-    var mounts: NFSMountList
+    package internal(set) var mounts: NFSMountList
     var duplicates: NFSDuplicateMemory
     private var portmapper = Portmapper([])
     package internal(set) var counters = NFSCounters()
@@ -280,6 +280,12 @@ extension NFSRouter.Settings {
         }
         for version in nfs.mountVersions.map(\.rawValue) {
             services.append((MountProtocol.program, version, nfs.mountPort))
+        }
+        if nfs.hasLocks {
+            for version in NLMVersion.allCases where nfs.versions.contains(version.nfsVersion) {
+                services.append((NLMProtocol.program, version.rawValue, nfs.mountPort))
+            }
+            services.append((NSMProtocol.program, NSMProtocol.version, nfs.mountPort))
         }
         return services.flatMap { program, version, port in
             transports.map {

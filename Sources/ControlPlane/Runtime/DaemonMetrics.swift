@@ -31,6 +31,7 @@ extension Daemon {
             + resourceMetrics(
                 resourceTraffic(sessions.summaries, ended: sessions.traffic))
             + (await managementMetrics()) + (await nfsMetrics())
+            + (await lockMetrics())
         return families + VolumeMetrics.families(await volumes())
     }
 
