@@ -12,9 +12,9 @@ struct Control: ParsableCommand {
         version: "0.1.0",
         subcommands: [
             FlowCommand.self, PortCommand.self, MACCommand.self, SessionCommand.self,
-            ResourceCommand.self, VolumeCommand.self, ServerCommand.self, BalanceCommand.self,
-            CaptureCommand.self, ReplayCommand.self, StatusCommand.self, MetricsCommand.self,
-            EventsCommand.self, ReloadCommand.self,
+            ResourceCommand.self, VolumeCommand.self, NFSCommand.self, ServerCommand.self,
+            BalanceCommand.self, CaptureCommand.self, ReplayCommand.self, StatusCommand.self,
+            MetricsCommand.self, EventsCommand.self, ReloadCommand.self,
         ])
 }
 

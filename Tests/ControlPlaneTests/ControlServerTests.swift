@@ -49,6 +49,8 @@ import Testing
             ("GET", "/resources", nil, "resources"), ("GET", "/servers", nil, "servers"),
             ("GET", "/volumes", nil, "volumes"), ("GET", "/volumes/v8", nil, "volume v8"),
             ("GET", "/volumes/a%2Db%20c", nil, "volume a-b c"),
+            ("GET", "/nfs/mounts", nil, "nfsMounts"), ("GET", "/nfs/exports", nil, "nfsExports"),
+            ("GET", "/nfs/clients", nil, "nfsClients"),
             ("GET", "/events", nil, "events -"), ("GET", "/events?after=12", nil, "events 12"),
             ("GET", "/capture", nil, "captures"),
             (
@@ -110,6 +112,8 @@ import Testing
             ("POST", "/sessions/5/explode"), ("GET", "/sessions/5/splice"),
             ("POST", "/sessions/5/splice/now"), ("GET", "/status/x"), ("DELETE", "/events"),
             ("POST", "/volumes"), ("DELETE", "/volumes/v8"), ("GET", "/volumes/v8/x"),
+            ("GET", "/nfs"), ("POST", "/nfs/mounts"), ("GET", "/nfs/nothing"),
+            ("GET", "/nfs/mounts/x"),
         ] {
             let answer = try await refusal(method, target)
             #expect(answer.status == 404)

@@ -105,6 +105,18 @@ final class FakeService: ControlService, ManagementStubs {
         model.capacity = .max
         return model
     }
+    func nfsMounts() async -> [NFSMountModel] {
+        note("nfsMounts")
+        return []
+    }
+    func nfsExports() async -> [NFSExportModel] {
+        note("nfsExports")
+        return []
+    }
+    func nfsClients() async -> [NFSClientModel] {
+        note("nfsClients")
+        return []
+    }
     func events(after: UInt64?) async -> [EventModel] {
         note("events \(after.map { "\($0)" } ?? "-")")
         return []

@@ -104,6 +104,71 @@ private func session(_ id: UInt32, serial: UInt64 = 1) -> SampledSession {
         #expect(report.fresh["r1"] == 0)
     }
 
+    /// As the sums of an export go up.
+    private func traffic(
+        replies: UInt64, latency: UInt64 = 0, bytes: UInt64 = 0
+    ) -> SessionSample {
+        var traffic = NFSResourceStatistics()
+        traffic.calls = replies + 7
+        traffic.replies = replies
+        traffic.latencySum = latency
+        traffic.callOctets = bytes / 4
+        traffic.replyOctets = bytes - bytes / 4
+        return SessionSample(export: "r2", at: "b", traffic)
+    }
+
+    @Test func `an export has the load of a unit that does the same`() throws {
+        let unit = SessionSample(session: session(1), resource: "r1", server: "a")
+        var meter = LoadMeter(weights: LoadWeights(), halfLife: .zero)
+        _ = round(&meter, at: 1, [unit, traffic(replies: 1_000, bytes: 9_000)])
+        var busy = unit
+        busy.answered = 400
+        busy.latencySum = 6 * second
+        busy.bytes = 8 << 20
+        busy.open = 3
+        // 400 calls of 15 ms in two seconds: three of them are open at any time.
+        let report = try #require(
+            round(
+                &meter, at: 3,
+                [busy, traffic(replies: 1_400, latency: 6 * second, bytes: 9_000 + 8 << 20)]))
+        let expected = ResourceMeasurement(
+            requestsPerSecond: 200, bytesPerSecond: 4_194_304, outstanding: 3, latency: 0.015)
+        #expect(report.measurements["r1"] == expected)
+        let measured = try #require(report.measurements["r2"])
+        #expect(measured.requestsPerSecond == 200)
+        #expect(measured.bytesPerSecond == 4_194_304)
+        #expect(abs(measured.outstanding - 3) < 1e-9)
+        #expect(abs(measured.latency - 0.015) < 1e-9)
+        let load = try #require(report.loads["r1"])
+        #expect(load == 200 + 4 * 16 + 3 * 4)
+        #expect(abs((report.loads["r2"] ?? 0) - load) < 1e-6)
+        let latency = try #require(report.latencies["r2"]?["b"])
+        #expect(abs(latency - 0.015) < 1e-9)
+    }
+
+    @Test func `sums that an export has from before it was looked at are no load`() throws {
+        var meter = meter()
+        _ = round(&meter, at: 1, [])
+        // It is new in the configuration, or the dataplane did not answer for a round.
+        let first = try #require(round(&meter, at: 2, [traffic(replies: 1_000_000)]))
+        #expect(first.loads["r2"] == 0)
+        let next = try #require(round(&meter, at: 3, [traffic(replies: 1_000_050)]))
+        #expect(next.loads["r2"] == 50)
+        let silent = try #require(round(&meter, at: 4, []))
+        #expect(silent.loads["r2"] == 0)
+        let again = try #require(round(&meter, at: 5, [traffic(replies: 1_000_090)]))
+        #expect(again.loads["r2"] == 0)
+        let after = try #require(round(&meter, at: 6, [traffic(replies: 1_000_100)]))
+        #expect(after.loads["r2"] == 10)
+    }
+
+    @Test func `two exports are told apart, and from sessions`() {
+        let keys: Set = [
+            SampledSession(export: "r1"), SampledSession(export: "r2"), session(0, serial: 0),
+        ]
+        #expect(keys.count == 3)
+    }
+
     @Test func `what several servers serve counts at each of them`() throws {
         var meter = meter()
         var one = SessionSample(session: session(1), resource: "r1", server: "a")
@@ -168,6 +233,9 @@ private final class FakeSource: LoadSource {
             session: session(1), resource: "r1", server: "a", answered: 5)
         source.present[session(2)] = SessionSample(
             session: session(2), resource: "r1", server: "a", answered: 5, open: 1)
+        // There is no log of an export's calls.
+        source.present[SampledSession(export: "r1")] = SessionSample(
+            export: "r1", at: "a", NFSResourceStatistics())
         let collector = collector()
         for time in 1...10 as ClosedRange<UInt64> { round(collector, at: time) }
         #expect(source.trimmed == [])

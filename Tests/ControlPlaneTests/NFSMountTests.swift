@@ -148,10 +148,25 @@ import Testing
     @Test func `the list of mounts has a bound`() {
         var list = NFSMountList(maximum: 3)
         let address = NFSBench.address("10.0.0.9")
-        for name in ["a", "b", "a", "c", "d"] {
-            if let path = NFSPath(Array("/\(name)".utf8)) { list.add(path, of: address) }
+        for (time, name) in ["a", "b", "a", "c", "b", "d"].enumerated() {
+            guard let path = NFSPath(Array("/\(name)".utf8)) else { continue }
+            list.add(path, of: address, at: UInt64(time))
         }
         #expect(list.entries.map(\.directory) == ["/b", "/c", "/d"])
+        #expect(list.all.map(\.since) == [1, 3, 5], "since they came first")
+    }
+
+    @Test func `a mount is told with its time, and with the export that it is in`() throws {
+        let bench = NFSBench.boxes(hasRoot: true)
+        bench.server("r2").storage.put("sub", .directory)
+        for path in ["/r2/sub", "/"] { _ = bench.mount(path) }
+        let mounts = bench.router.mounts.all
+        let paths = mounts.map { String(decoding: $0.mount.path.octets, as: UTF8.self) }
+        #expect(paths == ["/r2/sub", "/"])
+        #expect(mounts.map { bench.router.resource(at: $0.mount.path) } == ["r2", nil])
+        let first = try #require(mounts.first?.since)
+        let last = try #require(mounts.last?.since)
+        #expect(first > 0 && first < last && last <= bench.now)
     }
 
     @Test(arguments: [

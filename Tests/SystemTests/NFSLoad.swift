@@ -40,6 +40,9 @@ struct NFSLoad {
         try #require(isRunning, "\(program.output)")
     }
 
+    /// Ends it early, as if its time were over.
+    func end() { program.signal(SIGTERM) }
+
     func report(within seconds: Double = 90) async throws -> Report {
         let result = try await program.result(within: seconds)
         guard let data = FileManager.default.contents(atPath: output) else {

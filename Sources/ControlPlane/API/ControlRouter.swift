@@ -8,8 +8,8 @@ struct ControlRouter: Sendable {
         "GET /rules?match=", "POST /rules", "PUT /rules", "DELETE /rules?match=&strict=",
         "POST /trace", "GET /flows?offset=&limit=", "GET /sessions", "GET /sessions/ID",
         "POST /sessions/ID/splice|unsplice|close", "GET /resources",
-        "POST /resources/NAME/move", "GET /volumes", "GET /volumes/NAME", "GET /servers",
-        "POST /servers",
+        "POST /resources/NAME/move", "GET /volumes", "GET /volumes/NAME",
+        "GET /nfs/mounts|exports|clients", "GET /servers", "POST /servers",
         "POST /servers/NAME/drain|undrain", "DELETE /servers/NAME?force=", "GET /balance",
         "GET /balance/plan", "POST /balance/apply", "PUT /balance/auto",
         "GET /events?after=", "GET /capture", "POST /capture", "DELETE /capture?port=",
@@ -66,6 +66,7 @@ struct ControlRouter: Sendable {
         case ("GET", "resources", 1): return json(await service.resources())
         case ("GET", "volumes", 1): return json(await service.volumes())
         case ("GET", "volumes", 2): return json(try await service.volume(parts[1]))
+        case ("GET", "nfs", 2): return try await nfs(path, parts[1])
         case (_, "resources", 3), (_, "servers", _), (_, "balance", _):
             return try await manage(method, parts, query, body)
         case ("GET", "events", 1):
@@ -93,6 +94,15 @@ struct ControlRouter: Sendable {
         ControlError(
             .notFound, "there is no \(method) \(path)",
             suggestion: "there are " + Self.paths.joined(separator: ", "))
+    }
+
+    private func nfs(_ path: String, _ what: String) async throws -> Answer {
+        switch what {
+        case "mounts": return json(await service.nfsMounts())
+        case "exports": return json(await service.nfsExports())
+        case "clients": return json(await service.nfsClients())
+        default: throw unknown("GET", path)
+        }
     }
 
     private func rules(

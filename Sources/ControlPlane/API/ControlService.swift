@@ -33,6 +33,14 @@ public protocol ControlService: ManagementService {
     func volumes() async -> [VolumeModel]
     func volume(_ name: String) async throws(ControlError) -> VolumeModel
 
+    // NFS; nothing without it.
+    /// Oldest first.
+    func nfsMounts() async -> [NFSMountModel]
+    /// In the order of the configuration.
+    func nfsExports() async -> [NFSExportModel]
+    /// In the order of their addresses.
+    func nfsClients() async -> [NFSClientModel]
+
     // Operation
     /// Events that are kept, oldest first; only those with a higher sequence number when `after` is
     /// given.

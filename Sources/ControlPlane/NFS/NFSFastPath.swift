@@ -245,22 +245,11 @@ final class NFSFastPath {
     }
 
     private func expireBindings() {
-        guard !bindings.isEmpty else { return }
-        let service = service
+        guard !bindings.isEmpty, let all = engine.dataplane.datagramBindings() else { return }
         let now = engine.loop.now
-        var from: Int? = 0
-        var idle: [DatagramEndpoint] = []
-        while let start = from {
-            guard
-                let part = engine.dataplane.call({
-                    $0.datagramBindings(from: start, limit: 1_024)
-                })
-            else { return }
-            idle += part.bindings.filter {
-                $0.service == service && now > $0.lastUsed + Self.idleMaximum
-            }.map(\.client)
-            from = part.next
-        }
+        let idle = all.filter {
+            $0.service == service && now > $0.lastUsed + Self.idleMaximum
+        }.map(\.client)
         for client in idle where bindings[client] != nil {
             apply([.unbind(service, client: client)])
             bindings[client] = nil
@@ -276,5 +265,22 @@ final class NFSFastPath {
         isOn = false
         apply([.setService(service, nil)])
         bindings = [:]
+    }
+}
+
+extension DataPlaneWorker {
+    /// All clients of the fast path, some at a time: packets go on in between. Nil: it is stopping or
+    /// overloaded.
+    func datagramBindings() -> [DatagramBindingStatus]? {
+        var from: Int? = 0
+        var result: [DatagramBindingStatus] = []
+        while let start = from {
+            guard let part = call({ $0.datagramBindings(from: start, limit: 1_024) }) else {
+                return nil
+            }
+            result += part.bindings
+            from = part.next
+        }
+        return result
     }
 }

@@ -1,5 +1,5 @@
 /// A path that a client mounts: octets, of which servers know what characters they are.
-package struct NFSPath: Equatable, Sendable {
+package struct NFSPath: Hashable, Sendable {
     /// Without empty ones and ".".
     package let names: [[UInt8]]
 

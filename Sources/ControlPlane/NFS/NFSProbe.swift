@@ -14,14 +14,16 @@ final class NFSProbe {
 
     private let engine: SessionEngine
     private let link: NFSServerLink
+    private let version: NFSVersion
     private var timer: EventLoop.Timer?
     private var done: ((Result, _ latency: UInt64) -> Void)?
     private var startedAt: UInt64 = 0
     /// The server has answered something.
     private(set) var isReached = false
 
-    init(_ server: String, engine: SessionEngine, portal: ISCSIPortal) {
+    init(_ server: String, version: NFSVersion, engine: SessionEngine, portal: ISCSIPortal) {
         self.engine = engine
+        self.version = version
         link = NFSServerLink(server, engine: engine, portal: portal)
     }
 
@@ -39,9 +41,9 @@ final class NFSProbe {
             finish(.timedOut(isReached ? "no answer" : "no connection"))
         }
         let call = MountCall.mount(path: path).message(
-            xid: 0, version: .three, credential: Self.credential)
+            xid: 0, version: version.mountVersion, credential: Self.credential)
         link.call(
-            program: MountProtocol.program, version: MountProtocol.Version.three.rawValue, call
+            program: MountProtocol.program, version: version.mountVersion.rawValue, call
         ) { [self] outcome in
             guard let reply = reply(outcome, "MNT") else { return }
             takeMount(reply)
@@ -67,19 +69,27 @@ final class NFSProbe {
             guard let header = try? RPCReplyHeader(&reader), header.refusal == nil else {
                 return nil
             }
-            return try? MountResult(&reader, version: .three)
+            return try? MountResult(&reader, version: version.mountVersion)
         }
         switch result {
         case nil: finish(.bad("MNT: not served"))
         case .failed(let status): finish(.missing("MNT: \(status)"))
         case .mounted(let handle, _):
             var arguments = XDRWriter()
-            arguments.opaque(handle)
+            let getattr: NFSProcedure
+            switch version {
+            case .v2:
+                arguments.fixedOpaque(handle)
+                getattr = .v2(.getattr)
+            case .v3:
+                arguments.opaque(handle)
+                getattr = .v3(.getattr)
+            }
             let call = RPCMessage.call(
-                xid: 0, program: NFSProgram.number, version: NFSVersion.v3.rawValue,
-                procedure: NFSv3Procedure.getattr.rawValue, credential: Self.credential,
+                xid: 0, program: NFSProgram.number, version: version.rawValue,
+                procedure: getattr.number, credential: Self.credential,
                 arguments: arguments.bytes)
-            link.call(program: NFSProgram.number, version: NFSVersion.v3.rawValue, call) {
+            link.call(program: NFSProgram.number, version: version.rawValue, call) {
                 [self] outcome in
                 guard let reply = self.reply(outcome, "GETATTR") else { return }
                 takeAttributes(reply)

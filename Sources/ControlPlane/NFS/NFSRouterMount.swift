@@ -49,6 +49,12 @@ extension NFSRouter {
         return root == nil ? all : [MountExport(directory: "/")] + all
     }
 
+    /// Name of the resource that a path is in; nil: it is a directory of ours, or not exported any more.
+    package func resource(at path: NFSPath) -> String? {
+        order.lazy.compactMap { self.exports[$0] }
+            .first { path.names(behind: $0.directory) != nil }?.resource
+    }
+
     /// The path of MNT or UMNT, as octets.
     private static func path(_ incoming: NFSIncoming) -> NFSPath? {
         let start = incoming.header.arguments
@@ -80,7 +86,7 @@ extension NFSRouter {
         guard let root, let node = root.node(path: path) else {
             return fail(incoming, version, .noEntry, .noExport)
         }
-        mounts.add(path, of: incoming.client.address)
+        mounts.add(path, of: incoming.client.address, at: now)
         let result = MountResult.mounted(
             handle: root.handle(of: node), flavors: [RPCFlavor.system, RPCFlavor.none])
         return answer(incoming, result.encoded(version: version))
@@ -117,7 +123,7 @@ extension NFSRouter {
         if isRoot {
             roots[RootKey(index: context.index, version: version.nfsVersion)] = handle
         }
-        mounts.add(path, of: context.client.address)
+        mounts.add(path, of: context.client.address, at: now)
         let own = scheme.clientHandle(
             handle[...], of: context.index, version: version.nfsVersion)
         // What cannot be passed on is not promised.

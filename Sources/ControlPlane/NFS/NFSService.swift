@@ -28,6 +28,8 @@ final class NFSService {
     /// Servers of which was told that they are late, and for which call: since when, ns.
     private var toldLate: [String: UInt64] = [:]
     private let fastPath: NFSFastPath
+    /// Nil: calls of NLM are refused.
+    private(set) var locks: NFSLockService?
     private(set) var statistics: [String: NFSResourceStatistics] = [:]
 
     /// Calls of all clients that are open at a time.
@@ -47,6 +49,8 @@ final class NFSService {
         fastPath = NFSFastPath(engine: engine, portal: portal)
         deadline = RequestDeadline(configuration.health)
         waitMaximum = UInt64(configuration.health.serverWaitMilliseconds) * 1_000_000
+        guard settings.nfs.hasLocks else { return }
+        locks = NFSLockService(self, seed: settings.seed, versions: settings.nfs.versions)
     }
 
     private static var wallTime: NFSv3Time {
@@ -64,7 +68,7 @@ final class NFSService {
         deadline = RequestDeadline(configuration.health)
         waitMaximum = UInt64(configuration.health.serverWaitMilliseconds) * 1_000_000
         updateFastPath(configuration)
-        return open(configuration)
+        return open(configuration) + (locks?.update(configuration) ?? [])
     }
 
     private func updateFastPath(_ configuration: Configuration) {
@@ -119,6 +123,7 @@ final class NFSService {
         _ call: [UInt8], from client: NFSClient, at local: IPAddress, links: NFSLinks,
         done: @escaping ([UInt8]?) -> Void
     ) -> Bool {
+        if let isTaken = locks?.take(call, from: client, at: local, done: done) { return isTaken }
         guard exchanges.count < Self.exchangeMaximum else { return false }
         nextSerial += 1
         let exchange = NFSExchange(
@@ -135,6 +140,10 @@ final class NFSService {
 
     var droppedDatagrams: UInt64 { datagrams.reduce(0) { $0 + $1.dropped } }
     var openCalls: Int { exchanges.count }
+    /// Who has calls open here, once for each call.
+    var openClients: [NFSClient] { exchanges.values.map(\.client) }
+    /// Whose connections over TCP there are, once for each.
+    var connectedClients: [NFSClient] { streams.values.map(\.client) }
     var waitingCalls: Int { waiting.count }
 
     /// The server that has a resource now and may be asked; nil: none.
@@ -209,6 +218,7 @@ final class NFSService {
     }
 
     func take(_ event: ManagementEvent) {
+        locks?.take(event)
         switch event {
         case .serverDown(let server, let cause, _):
             serverDown(server, cause.rawValue)
@@ -256,37 +266,7 @@ final class NFSService {
         for socket in datagrams { socket.close() }
         datagrams = []
         fastPath.close()
+        locks?.close(reason)
         links.endAll(reason)
-    }
-}
-
-/// Calls of one resource that went through here.
-struct NFSResourceStatistics: Sendable {
-    var calls: UInt64 = 0
-    var replies: UInt64 = 0
-    var givenUp: UInt64 = 0
-    /// Octets of RPC messages to and from servers.
-    var callOctets: UInt64 = 0
-    var replyOctets: UInt64 = 0
-    /// ns, summed.
-    var latencySum: UInt64 = 0
-
-    mutating func sent(_ octets: Int) {
-        calls += 1
-        callOctets += UInt64(octets)
-    }
-
-    mutating func answered(_ octets: Int, after latency: UInt64) {
-        replies += 1
-        replyOctets += UInt64(octets)
-        latencySum += latency
-    }
-
-    mutating func add(_ datagrams: DatagramResourceStatus) {
-        calls += datagrams.calls
-        replies += datagrams.replies
-        latencySum += datagrams.latencySum
-        callOctets += datagrams.callOctets
-        replyOctets += datagrams.replyOctets
     }
 }

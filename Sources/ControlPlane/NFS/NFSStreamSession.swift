@@ -13,7 +13,7 @@ final class NFSStreamSession: Session {
     private unowned let service: NFSService
     private let engine: SessionEngine
     private let leg: Leg
-    private let client: NFSClient
+    let client: NFSClient
     private let openedAt: UInt64
     private var reader = RPCRecordReader(maximum: RPCConnection.replyMaximum)
     private var output = OutboundBuffer()
@@ -25,6 +25,7 @@ final class NFSStreamSession: Session {
     private var isReadable = true
     private var isReading = false
     private var statistics = Redirect.Statistics()
+    private var shortcut: ConnectionShortcut?
 
     /// Beyond these the client is not read.
     private static let callMaximum = 512
@@ -52,6 +53,8 @@ final class NFSStreamSession: Session {
             flush()
             read()
         }
+        shortcut = ConnectionShortcut(
+            local: leg.local, remote: leg.remote, side: .client, engine: engine)
     }
 
     private var hasRoom: Bool {
@@ -127,6 +130,7 @@ final class NFSStreamSession: Session {
         engine.loop.unregister(leg.descriptor)
         if reset { Socket.setReset(leg.descriptor) }
         Socket.close(leg.descriptor)
+        shortcut = nil
         links.endAll(reason)
         service.ended(self)
         engine.postEnd([.close(id)])

@@ -28,6 +28,7 @@ final class RPCConnection {
     private var nextXID = UInt32.random(in: 0 ... .max)
     private var nextSerial: UInt64 = 0
     private var timer: EventLoop.Timer?
+    private var shortcut: ConnectionShortcut?
     private(set) var isConnected = false
     /// Why it is over; nil: it is not.
     private(set) var ended: String?
@@ -110,6 +111,8 @@ final class RPCConnection {
             }
             guard info.isEstablished || info.isHalfClosed else { return end("connect: closed") }
             isConnected = true
+            shortcut = ConnectionShortcut(
+                local: local, remote: remote, side: .server, engine: engine)
             timer?.cancel()
             timer = nil
         }
@@ -158,6 +161,7 @@ final class RPCConnection {
     private func close() {
         timer?.cancel()
         timer = nil
+        shortcut = nil
         guard descriptor >= 0 else { return }
         engine.loop.unregister(descriptor)
         Socket.setReset(descriptor)

@@ -3,8 +3,9 @@ import DataPlane
 import Glibc
 import Logging
 
-/// Brings measured loads to the resource management: once a second all sessions are looked at; what comes out
-/// decides, with the policy of the configuration, where resources go and which server a new session gets.
+/// Brings measured loads to the resource management: once a second all sessions and exports are looked
+/// at; what comes out decides, with the policy of the configuration, where resources go and which server
+/// a new session gets.
 ///
 /// Lives on the session thread.
 final class Balancing {
@@ -20,6 +21,11 @@ final class Balancing {
     private var ownLoads: [String: Double] = [:]
     /// What agents report of the servers themselves.
     var serverMeasurements: () -> [String: ServerMeasurement] = { [:] }
+    /// What went to servers, by resource of NFS.
+    var exportTraffic: (DatagramStatus) -> [String: NFSResourceStatistics] {
+        get { source.exportTraffic }
+        set { source.exportTraffic = newValue }
+    }
 
     /// What the last round said, for people.
     var report: LoadReport { collector.report }

@@ -38,6 +38,8 @@ final class HealthMonitor {
     private var turn = 0
     private var interval: UInt64 = 0
     private var timeout: UInt64 = 0
+    /// In which exports are asked for: the highest that clients may use.
+    private var nfsVersion = NFSVersion.v3
     private var timer: EventLoop.Timer?
     private(set) var states: [String: State] = [:]
     /// Every probe of a server's health.
@@ -57,6 +59,7 @@ final class HealthMonitor {
         servers = configuration.servers.filter { used.contains($0.name) }
         interval = UInt64(configuration.health.intervalMilliseconds) * 1_000_000
         timeout = UInt64(configuration.health.timeoutMilliseconds) * 1_000_000
+        nfsVersion = configuration.nfs?.versions.contains(.v3) == false ? .v2 : .v3
         let names = Set(servers.map(\.name))
         for name in states.keys where !names.contains(name) { states[name] = nil }
         for name in names where states[name] == nil { states[name] = State() }
@@ -223,7 +226,8 @@ final class HealthMonitor {
         done: @escaping (Report) -> Void
     ) {
         states[server.name]?.running += 1
-        let probe = NFSProbe(server.name, engine: engine, portal: portal)
+        let probe = NFSProbe(
+            server.name, version: nfsVersion, engine: engine, portal: portal)
         probe.run(export.path, timeout: timeout) { [weak self] result, latency in
             guard let self else { return }
             var report = Report(

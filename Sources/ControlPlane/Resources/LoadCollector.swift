@@ -2,7 +2,7 @@ package import Logging
 
 /// Where samples of sessions come from.
 package protocol LoadSource: AnyObject {
-    /// Sessions that there are now, and those that have ended since they were asked for last.
+    /// Sessions that there are now, and those that have ended since they were asked for last; exports.
     func sessions() -> [SampledSession]
     /// What some of them have done. Those that say nothing are left out.
     func samples(of sessions: ArraySlice<SampledSession>) -> [SessionSample]

@@ -1,16 +1,25 @@
-/// Tells sessions apart: numbers of sessions that have ended are used again.
+/// Whose requests are counted together: a session's, or those of all clients to an export. Tells
+/// sessions apart: numbers of sessions that have ended are used again.
 package struct SampledSession: Hashable, Sendable {
     package var id: UInt32
     /// Unlike any other's: numbers of sessions are used again.
     package var serial: UInt64
+    /// Name of a resource of NFS, whose clients have no sessions; nil: it is a session.
+    package var export: String?
 
     package init(id: UInt32, serial: UInt64) {
         self.id = id
         self.serial = serial
     }
+
+    /// All calls to an export.
+    package init(export: String) {
+        self.init(id: 0, serial: 0)
+        self.export = export
+    }
 }
 
-/// What one session has done since it began. Sums only grow.
+/// What one session has done since it began, or all clients of an export. Sums only grow.
 package struct SessionSample: Hashable, Sendable {
     package var session: SampledSession
     package var resource: String
@@ -21,14 +30,14 @@ package struct SessionSample: Hashable, Sendable {
     package var latencySum: UInt64
     /// Octets, both ways.
     package var bytes: UInt64
-    /// Requests without an answer.
-    package var open: UInt64
+    /// Requests without an answer; nil: they are not counted, and latencies tell their mean number.
+    package var open: UInt64?
     /// There will be no further sample of it.
     package var hasEnded: Bool
 
     package init(
         session: SampledSession, resource: String, server: String?, answered: UInt64 = 0,
-        latencySum: UInt64 = 0, bytes: UInt64 = 0, open: UInt64 = 0, hasEnded: Bool = false
+        latencySum: UInt64 = 0, bytes: UInt64 = 0, open: UInt64? = 0, hasEnded: Bool = false
     ) {
         self.session = session
         self.resource = resource
@@ -59,7 +68,7 @@ package struct LoadReport: Equatable, Sendable {
 /// A round is `begin`, `add` for each session, in as many slices as it takes, `finish`. Rates are what sums have
 /// grown by since the round before. A session that came between counts from its first octet, one that has ended is
 /// added once more, with `hasEnded`. A sum that has shrunk is one that began anew: it counts whole, so that no
-/// rate is negative.
+/// rate is negative. Sums of an export may be older than the export: they count from the first look at them.
 ///
 /// Work that a move of the resource has disturbed says nothing of the load: sessions wait, then do what has piled up.
 /// `disturb` leaves the round out; the smoothed load stays as it was.
@@ -67,20 +76,25 @@ package struct LoadMeter: Sendable {
     private struct Sums: Sendable {
         var answered: UInt64 = 0
         var latencySum: UInt64 = 0
+        /// ns, latencies of those whose open requests are not counted.
+        var waited: UInt64 = 0
         var bytes: UInt64 = 0
         var open: UInt64 = 0
 
         mutating func add(_ other: Sums) {
             answered &+= other.answered
             latencySum &+= other.latencySum
+            waited &+= other.waited
             bytes &+= other.bytes
             open &+= other.open
         }
 
+        // Little's law: what waits on average is what comes in a time, times how long each waits.
         func measurement(over seconds: Double) -> ResourceMeasurement {
             ResourceMeasurement(
                 requestsPerSecond: Double(answered) / seconds,
-                bytesPerSecond: Double(bytes) / seconds, outstanding: Double(open),
+                bytesPerSecond: Double(bytes) / seconds,
+                outstanding: Double(open) + Double(waited) * 1e-9 / seconds,
                 latency: latency ?? 0)
         }
 
@@ -123,13 +137,16 @@ package struct LoadMeter: Sendable {
 
     package mutating func add(_ sample: SessionSample) {
         let now = Sums(
-            answered: sample.answered, latencySum: sample.latencySum, bytes: sample.bytes,
-            open: sample.open)
-        let before = known[sample.session]?.sums ?? Sums()
+            answered: sample.answered, latencySum: sample.latencySum,
+            waited: sample.open == nil ? sample.latencySum : 0, bytes: sample.bytes,
+            open: sample.open ?? 0)
+        let before =
+            known[sample.session]?.sums ?? (sample.session.export == nil ? Sums() : now)
         known[sample.session] = sample.hasEnded ? nil : (now, round)
         let growth = Sums(
             answered: Self.growth(before.answered, now.answered),
             latencySum: Self.growth(before.latencySum, now.latencySum),
+            waited: Self.growth(before.waited, now.waited),
             bytes: Self.growth(before.bytes, now.bytes), open: sample.hasEnded ? 0 : now.open)
         sums[sample.resource, default: [:]][sample.server ?? "", default: Sums()].add(growth)
     }

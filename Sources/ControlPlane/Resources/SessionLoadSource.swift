@@ -1,7 +1,7 @@
 import DataPlane
 
 /// Samples of iSCSI sessions at their servers: sums of the nexus itself, and those of the dataplane while it has the
-/// session.
+/// session. Samples of exports: the calls of all clients, through here and through the dataplane.
 final class SessionLoadSource: LoadSource {
     private let engine: SessionEngine
     private let portal: ISCSIPortal
@@ -11,6 +11,8 @@ final class SessionLoadSource: LoadSource {
     private var lingering: [SampledSession: ISCSINexus] = [:]
     /// Last samples of the others that have ended.
     private var last: [SampledSession: SessionSample] = [:]
+    /// What went to servers, by resource of NFS.
+    var exportTraffic: (DatagramStatus) -> [String: NFSResourceStatistics] = { _ in [:] }
 
     init(engine: SessionEngine, portal: ISCSIPortal) {
         self.engine = engine
@@ -28,7 +30,9 @@ final class SessionLoadSource: LoadSource {
     func sessions() -> [SampledSession] {
         present.removeAll(keepingCapacity: true)
         for nexus in portal.allNexuses { present[key(nexus)] = nexus }
+        let exports = portal.resources.all.filter { $0.export != nil }.map(\.name)
         return Array(present.keys) + Array(lingering.keys) + Array(last.keys)
+            + exports.map { SampledSession(export: $0) }
     }
 
     /// A nexus is over; called before it is forgotten elsewhere.
@@ -43,12 +47,25 @@ final class SessionLoadSource: LoadSource {
     }
 
     func samples(of sessions: ArraySlice<SampledSession>) -> [SessionSample] {
-        let ids = sessions.map(\.id)
+        let ids = sessions.filter { $0.export == nil }.map(\.id)
+        let hasExports = ids.count < sessions.count
         let read = engine.dataplane.call { pipeline in
-            (pipeline.spliceSnapshots(ids[...]), pipeline.requestStatistics(ids[...]))
+            (
+                pipeline.spliceSnapshots(ids[...]), pipeline.requestStatistics(ids[...]),
+                hasExports ? pipeline.datagramStatus() : nil
+            )
         }
-        let (snapshots, statistics) = read ?? ([:], [:])
+        let (snapshots, statistics, datagrams) = read ?? ([:], [:], nil)
+        // Without the dataplane's part sums would shrink.
+        let traffic = datagrams.map { exportTraffic($0) }
         return sessions.compactMap { key in
+            if let name = key.export {
+                return traffic.map {
+                    SessionSample(
+                        export: name, at: portal.resources.assignedServer(of: name),
+                        $0[name] ?? NFSResourceStatistics())
+                }
+            }
             if let sample = last.removeValue(forKey: key) { return sample }
             if let session = lingering.removeValue(forKey: key) {
                 return sample(session, snapshots[key.id], statistics[key.id], hasEnded: true)

@@ -220,6 +220,7 @@ public final class Daemon: @unchecked Sendable {
         announcements = Announcements(
             configuration, engine: engine, portal: portal, management: management)
         nfs = NFSService(configuration, engine: engine, portal: portal)
+        management.balancing.exportTraffic = { [weak self] in self?.nfs?.traffic($0) ?? [:] }
         management.onEvent = { [weak self, events, log] event in
             if case .serverRemoved(let name) = event { self?.serverRemoved(name) }
             self?.nfs?.take(event)
