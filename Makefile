@@ -7,7 +7,7 @@ SOAK_SECONDS ?= 60
 FAILOVERS ?= 50
 KIND ?= kill
 
-.PHONY: build demo test bench lookup-bench tracking-bench relay-bench conformance soak failover baseline fuzz format lint clean packages
+.PHONY: build demo test bench lookup-bench tracking-bench relay-bench bench-datagrams conformance soak failover baseline fuzz format lint clean packages
 
 packages:
 	@scripts/install-packages.sh build lab
@@ -37,6 +37,11 @@ lookup-bench: packages
 relay-bench: packages
 	@scripts/install-packages.sh bench
 	@Benchmarks/relay.sh
+
+# NFS calls over UDP, against nftables and nginx.
+bench-datagrams: packages
+	@scripts/install-packages.sh bench
+	@Benchmarks/datagrams.sh
 
 # What following the messages of iSCSI sessions costs, and what keeping their open requests costs on top.
 tracking-bench: packages

@@ -6,8 +6,10 @@ let package = Package(
     name: "benchmarks",
     dependencies: [.package(name: "dsr", path: "..")],
     targets: [
+        // recvmmsg and sendmmsg.
+        .target(name: "CDatagrams"),
         // Load generator, its server end, and the table of medians.
-        .executableTarget(name: "traffic"),
+        .executableTarget(name: "traffic", dependencies: ["CDatagrams"]),
         // Look-up and rewrite in memory.
         .executableTarget(
             name: "lookup", dependencies: [.product(name: "DataPlane", package: "dsr")]),

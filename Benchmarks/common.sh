@@ -44,7 +44,21 @@ three_in_a_row() { # NAME: client, switch and server, with addresses at the oute
     ip -n "$PREFIX-$1-client" addr add 10.10.0.11/24 dev eth0
     ip -n "$PREFIX-$1-server" addr add 10.20.0.11/24 dev eth0
 }
-switch_configuration() { # what all configurations of the redirector begin with
+in_the_middle() { # NAME: the switch's kernel has the virtual address, and one at the server's side
+    ip -n "$PREFIX-$1-switch" addr add 10.10.0.100/24 dev c0
+    ip -n "$PREFIX-$1-switch" addr add 10.20.0.1/24 dev s1
+}
+nftables_switch() { # NAME: one in the middle that passes what comes for the virtual address on to the server
+    in_the_middle "$1"
+    run "$1-switch" sysctl -qw net.ipv4.ip_forward=1
+    run "$1-switch" nft -f - <<RULES
+table ip n {
+    chain pre { type nat hook prerouting priority dstnat; ip daddr 10.10.0.100 dnat to 10.20.0.11; }
+    chain post { type nat hook postrouting priority srcnat; oifname "s1" snat to 10.20.0.1; }
+}
+RULES
+}
+switch_configuration() { # [KEYS]: what all configurations of the redirector begin with; more keys of the server
     cat <<CONFIG
 ports:
   - {name: c0, device: c0, side: client}
@@ -53,7 +67,7 @@ cpu:
   client:  {device: dsr-client,  mac: "02:64:73:72:00:01", addresses: [10.10.0.100/24]}
   storage: {device: dsr-storage, mac: "02:64:73:72:00:02", addresses: [10.20.0.1/24]}
 servers:
-  - {name: server1, addresses: [10.20.0.11]}
+  - {name: server1, addresses: [10.20.0.11]${1:+, $1}}
 log: {level: info}
 CONFIG
 }

@@ -25,8 +25,7 @@ for n in 1 2 3; do
     ip -n "$PREFIX-dsr-server$n" addr add 10.20.0.1$n/24 dev eth0
 done
 for port in c0 s1 s2 s3; do run dsr-switch sysctl -qw net.ipv6.conf.$port.disable_ipv6=1; done
-ip -n "$PREFIX-haproxy-switch" addr add 10.10.0.100/24 dev c0
-ip -n "$PREFIX-haproxy-switch" addr add 10.20.0.1/24 dev s1
+in_the_middle haproxy
 haproxy_configuration 3260 >"$WORK/haproxy.cfg"
 # A machine that is busy with the benchmark is no evidence against a server.
 cat >"$WORK/dsr.yaml" <<CONFIG

@@ -28,17 +28,8 @@ ip -n bench-veth-server addr add 10.10.0.100/24 dev eth0
 # Three hosts in a row.
 for peer in nft haproxy ha-reno dsr; do three_in_a_row $peer; done
 run haproxy-switch sysctl -qw net.ipv4.tcp_congestion_control="$CONGESTION_CONTROL"
-for peer in nft haproxy ha-reno; do
-    ip -n bench-$peer-switch addr add 10.10.0.100/24 dev c0
-    ip -n bench-$peer-switch addr add 10.20.0.1/24 dev s1
-done
-run nft-switch sysctl -qw net.ipv4.ip_forward=1
-run nft-switch nft -f - <<RULES
-table ip n {
-    chain pre { type nat hook prerouting priority dstnat; ip daddr 10.10.0.100 dnat to 10.20.0.11; }
-    chain post { type nat hook postrouting priority srcnat; oifname "s1" snat to 10.20.0.1; }
-}
-RULES
+for peer in haproxy ha-reno; do in_the_middle $peer; done
+nftables_switch nft
 haproxy_configuration "$PORT" splice-request splice-response >"$WORK/haproxy.cfg"
 for peer in haproxy ha-reno; do
     ip netns exec bench-$peer-switch haproxy -db -q -f "$WORK/haproxy.cfg" & PIDS+=($!)

@@ -8,7 +8,7 @@ toolchain="binutils libcurl4-openssl-dev libncurses-dev libsqlite3-dev libxml2-d
 # nfs-ganesha brings nfs-common (rpc.statd for locks); e2fsprogs and mount are for exports that are file-system images.
 lab="iproute2 iputils-ping procps ethtool tcpdump curl tgt libiscsi-bin qemu-utils qemu-block-extra fio \
  openvswitch-switch python3 socat nfs-ganesha nfs-ganesha-vfs rpcbind libnfs-utils e2fsprogs mount"
-bench="haproxy nftables"
+bench="haproxy nftables nginx libnginx-mod-stream"
 swift=${SWIFT:-swift}
 wanted=""
 for group in "${@:-build lab}"; do
@@ -38,8 +38,8 @@ if [ "$(id -u)" != 0 ]; then
     exit 1
 fi
 echo "Installing from Debian: ${missing[*]}"
-# The packages' own services (tgt, haproxy, openvswitch, rpcbind, nfs-ganesha) are not wanted: the lab and the
-# tests start their own, in network namespaces.
+# The packages' own services (tgt, haproxy, nginx, openvswitch, rpcbind, nfs-ganesha) are not wanted: the lab, the
+# tests and the benchmarks start their own, in network namespaces.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e $policy ]; then
     printf '#!/bin/sh\nexit 101\n' >$policy

@@ -29,18 +29,24 @@ final class BurstPort: Port {
     private static let stride = 256
     private let memory: UnsafeMutableRawPointer
     private let template: [UInt8]
+    private var greeting: [UInt8]
     private var order: FlowOrder
     private let patch: (UnsafeMutableRawPointer, UInt32) -> Void
     private(set) var sent = 0
 
-    /// `patch` writes the fields of a flow into a frame.
+    /// - Parameters:
+    ///   - template: of all frames; empty: none come.
+    ///   - greeting: a frame that comes once, before all others; empty: none does.
+    ///   - patch: writes the fields of a flow into a frame.
     init(
-        name: String, template: [UInt8], flows: Int,
+        name: String, template: [UInt8], flows: Int, greeting: [UInt8] = [],
         patch: @escaping (UnsafeMutableRawPointer, UInt32) -> Void
     ) {
-        precondition(template.count <= Self.stride - Frame.headroom, "template too long")
+        let longest = max(template.count, greeting.count)
+        precondition(longest <= Self.stride - Frame.headroom, "template too long")
         self.name = name
         self.template = template
+        self.greeting = greeting
         self.patch = patch
         order = FlowOrder(count: flows)
         memory = .allocate(byteCount: Self.burst * Self.stride, alignment: 64)
@@ -50,19 +56,30 @@ final class BurstPort: Port {
     deinit { memory.deallocate() }
 
     func receive(into burst: UnsafeMutablePointer<Frame>, limit: Int, now: UInt64) -> Int {
+        if !greeting.isEmpty, limit > 0 {
+            burst[0] = frame(greeting, 0)
+            greeting = []
+            return 1
+        }
         guard !template.isEmpty else { return 0 }
         let count = min(limit, Self.burst)
         for index in 0..<count {
-            let start = memory + index * Self.stride + Frame.headroom
-            template.withUnsafeBytes { source in
-                guard let base = source.baseAddress else { return }
-                start.copyMemory(from: base, byteCount: source.count)
-            }
-            patch(start, order.next())
-            burst[index] = Frame(start: start, length: template.count)
-            burst[index].offload = VirtioHeader()
+            burst[index] = frame(template, index)
+            patch(burst[index].start, order.next())
         }
         return count
+    }
+
+    @inline(__always)
+    private func frame(_ octets: [UInt8], _ index: Int) -> Frame {
+        let start = memory + index * Self.stride + Frame.headroom
+        octets.withUnsafeBytes { source in
+            guard let base = source.baseAddress else { return }
+            start.copyMemory(from: base, byteCount: source.count)
+        }
+        let frame = Frame(start: start, length: octets.count)
+        frame.offload = VirtioHeader()
+        return frame
     }
 
     func transmit(_ frame: Frame, now: UInt64) { sent &+= 1 }

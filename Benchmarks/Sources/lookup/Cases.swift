@@ -1,19 +1,28 @@
 import DataPlane
 
-/// One switch that is measured: returns packets done in one round of `bursts`.
+/// What is measured: returns how many packets, or look-ups, were done in one round of `bursts`,
+/// each of 64.
 struct Case {
     var run: (_ bursts: Int) -> Int
 }
 
-private let client = IPAddress(v4: 0x0a00_0000)
-private let virtual = IPAddress(v4: 0xc0a8_0001)
-private let server = IPAddress(v4: 0xc0a8_0102)
+let client = IPAddress(v4: 0x0a00_0000)
+let virtual = IPAddress(v4: 0xc0a8_0001)
+let server = IPAddress(v4: 0xc0a8_0102)
 
-/// Ethernet, IPv4, UDP with 18 octets of payload, all checksums right for flow 0.
-private func template() -> [UInt8] {
+private func octets(_ word: UInt16) -> [UInt8] {
+    [UInt8(word >> 8), UInt8(truncatingIfNeeded: word)]
+}
+
+/// Ethernet, IPv4, UDP from port 40000; the header checksum is right for flow 0.
+func udpFrame(
+    _ payload: [UInt8] = [UInt8](repeating: 7, count: 18), destinationPort: UInt16 = 3_260
+) -> [UInt8] {
+    let length = UInt16(8 + payload.count)
     var ip: [UInt8] = [
-        0x45, 0, 0, 46, 0, 1, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 0, 192, 168, 0, 1,
+        0x45, 0, 0, 0, 0, 1, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 0, 192, 168, 0, 1,
     ]
+    ip.replaceSubrange(2..<4, with: octets(20 + length))
     var sum = 0
     for index in stride(from: 0, to: 20, by: 2) {
         sum += Int(ip[index]) << 8 | Int(ip[index + 1])
@@ -22,8 +31,8 @@ private func template() -> [UInt8] {
     ip[10] = UInt8(~sum >> 8 & 0xff)
     ip[11] = UInt8(~sum & 0xff)
     // A UDP checksum of 1, kept up to date by the switch; nobody here verifies it.
-    let udp: [UInt8] = [0x9c, 0x40, 0x0c, 0xbc, 0, 26, 0, 1] + [UInt8](repeating: 7, count: 18)
-    return [2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 2, 8, 0] + ip + udp
+    let udp = octets(40_000) + octets(destinationPort) + octets(length) + octets(1)
+    return [2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 2, 8, 0] + ip + udp + payload
 }
 
 /// Sets the low 24 bits of the source address and mends the header checksum (RFC 1624).
@@ -41,15 +50,27 @@ private func setSource(_ frame: UnsafeMutableRawPointer, _ flow: UInt32) {
 }
 
 /// A pipeline with a port that is never empty and one where everything goes.
-private final class Bench {
+final class Bench {
     private var pipeline: Pipeline
-    private let output = BurstPort(name: "out", template: [], flows: 1) { _, _ in }
+    private let output: BurstPort
 
     init(flows: Int, configuration: PipelineConfiguration) {
         pipeline = Pipeline(configuration: configuration)
-        let input = BurstPort(name: "in", template: template(), flows: flows, patch: setSource)
+        output = BurstPort(name: "out", template: [], flows: 1) { _, _ in }
+        let input = BurstPort(name: "in", template: udpFrame(), flows: flows, patch: setSource)
         pipeline.addPort(input, number: 1)
         pipeline.addPort(output, number: 2)
+    }
+
+    /// The same with two sides: `input` is in domain 0, what goes out is in domain 1.
+    /// - Parameter greeting: a frame from there, by which the switch learns who is there.
+    init(input: BurstPort, greeting: [UInt8], configuration: PipelineConfiguration) {
+        pipeline = Pipeline(configuration: configuration)
+        output = BurstPort(name: "out", template: [], flows: 1, greeting: greeting) { _, _ in }
+        pipeline.addPort(output, number: 1, domain: 1)
+        // The greeting comes before anything that goes out.
+        pipeline.step(now: 1)
+        pipeline.addPort(input, number: 2)
     }
 
     func apply(_ commands: [Command]) {
@@ -68,7 +89,7 @@ private final class Bench {
     }
 }
 
-private func configuration(flows: Int) -> PipelineConfiguration {
+func configuration(flows: Int) -> PipelineConfiguration {
     var configuration = PipelineConfiguration()
     configuration.flows = flows
     configuration.splices = 1

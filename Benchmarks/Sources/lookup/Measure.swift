@@ -2,7 +2,7 @@ import Glibc
 
 struct Measurement {
     var name: String
-    /// ns for each packet, by round.
+    /// ns for each packet or look-up, by round.
     var values: [Double]
     var median: Double { values.sorted()[values.count / 2] }
 }
@@ -22,13 +22,13 @@ func measure(_ cases: [(String, Case)], rounds: Int) -> [Measurement] {
     for _ in 0..<rounds {
         for (index, one) in cases.enumerated() {
             let start = nanoseconds()
-            let packets = one.1.run(bursts)
+            let done = one.1.run(bursts)
             let time = nanoseconds() - start
-            guard packets == bursts * 64 else {
-                print("\(packets) of \(bursts * 64) packets came out")
+            guard done == bursts * 64 else {
+                print("\(one.0): \(done) of \(bursts * 64) were done")
                 fail()
             }
-            results[index].values.append(Double(time) / Double(packets))
+            results[index].values.append(Double(time) / Double(done))
         }
     }
     return results
@@ -40,7 +40,10 @@ func decimal(_ value: Double) -> String {
     return "\(hundredths / 100).\(rest < 10 ? "0" : "")\(rest)"
 }
 
-func printTable(_ title: String, _ results: [Measurement], reference: String) {
+/// - Parameter unit: what was done.
+func printTable(
+    _ title: String, _ results: [Measurement], unit: String = "packet", reference: String
+) {
     guard let base = results.first(where: { $0.name == reference }) else { return }
     func row(_ cells: [String]) {
         print(
@@ -48,7 +51,7 @@ func printTable(_ title: String, _ results: [Measurement], reference: String) {
                 + cells.map { String(repeating: " ", count: max(0, 10 - $0.count)) + $0 }
                 .joined(separator: " | ") + " |")
     }
-    row([title, "ns/packet", "least", "most", "Mpps", "ratio"])
+    row([title, "ns/\(unit)", "least", "most", "million/s", "ratio"])
     row([String](repeating: "---------:", count: 6))
     for result in results {
         row([
@@ -57,6 +60,17 @@ func printTable(_ title: String, _ results: [Measurement], reference: String) {
             decimal(result.median / base.median),
         ])
     }
+}
+
+/// Says whether a million cost at most three times as much as a thousand.
+func checkGrowth(_ title: String, _ results: [Measurement]) -> Bool {
+    guard let million = results.first(where: { $0.name == "1000000" }),
+        let thousand = results.first(where: { $0.name == "1000" })
+    else { fatalError("a case is missing") }
+    let ratio = million.median / thousand.median
+    print(
+        "1000000 \(title) cost \(decimal(ratio)) times as much as 1000; at most 3.00 is wanted.")
+    return ratio <= 3
 }
 
 func fail() -> Never { exit(1) }

@@ -1,6 +1,11 @@
 import Glibc
 
-/// Fields of iSCSI headers, most significant octet first (RFC 7143 section 11).
+/// Words, most significant octet first.
+func bigEndian(_ words: [UInt32]) -> [UInt8] {
+    words.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> (24 - 8 * $0)) } }
+}
+
+/// Fields of iSCSI headers (RFC 7143 section 11) and of XDR (RFC 4506), most significant octet first.
 extension UnsafeMutableRawPointer {
     func field8(_ offset: Int) -> UInt8 { load(fromByteOffset: offset, as: UInt8.self) }
     func field16(_ offset: Int) -> UInt16 {

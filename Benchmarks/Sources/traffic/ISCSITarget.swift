@@ -127,12 +127,12 @@ private final class TargetSession {
         switch pdu.field8(32) {
         case 0x00: respond(pdu)
         case 0x12: sendSmall(inquiry(pdu), pdu)
-        case 0x25: sendSmall(octets([UInt32.max, UInt32(ISCSITerms.blockSize)]), pdu)
+        case 0x25: sendSmall(bigEndian([UInt32.max, UInt32(ISCSITerms.blockSize)]), pdu)
         case 0x9e:
             let last = ISCSITerms.blocks - 1
             let capacity = [UInt32(last >> 32), UInt32(truncatingIfNeeded: last)]
-            sendSmall(octets(capacity + [UInt32(ISCSITerms.blockSize), 0, 0, 0, 0, 0]), pdu)
-        case 0xa0: sendSmall(octets([8, 0, 0, 0]), pdu)
+            sendSmall(bigEndian(capacity + [UInt32(ISCSITerms.blockSize), 0, 0, 0, 0, 0]), pdu)
+        case 0xa0: sendSmall(bigEndian([8, 0, 0, 0]), pdu)
         case 0x28, 0x88: sendData(expected, pdu)
         case 0x2a, 0x8a: takeWrite(pdu, tag, expected)
         // ILLEGAL REQUEST, INVALID COMMAND OPERATION CODE in fixed format (SPC-4 section 4.5.3).
@@ -142,10 +142,6 @@ private final class TargetSession {
             ]
             answer(0x21, pdu, sense) { $0.set8(2, 3) }
         }
-    }
-
-    private func octets(_ words: [UInt32]) -> [UInt8] {
-        words.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> (24 - 8 * $0)) } }
     }
 
     /// SPC-4 sections 6.6 and 7.8: standard data, and the page that names the unit.

@@ -1,8 +1,9 @@
 import Glibc
 
 let usage = """
-    usage: traffic serve PORT                the far end of all kinds but those of iSCSI
+    usage: traffic serve PORT                the far end of all kinds but those of iSCSI and NFS
            traffic serve-iscsi PORT          that of iSCSI: a target that stores nothing
+           traffic serve-nfs PORT MOUNTPORT  that of NFS: a server with an empty directory
            traffic KIND HOST PORT SECONDS [TARGET UNITS]
                                              one run; prints "VALUE CPU_SECONDS_PER_GB". TARGET and UNITS,
                                              as 1,2,3, are of iSCSI
@@ -10,6 +11,10 @@ let usage = """
                      crr (1000 connections/s), udp (1000 datagrams/s),
                      read256k write256k (Gbit/s of SCSI data), read4k write4k (1000 requests/s),
                      latency4k (us, the median of reads one after the other)
+           traffic nfs-udp HOST PORT MOUNTPORT EXPORT SECONDS DEPTH [SOCKETS]
+                                             one run with DEPTH calls open at each of SOCKETS (1); prints
+                                             "REPLIES HALF MOST AGAIN": 1000 replies/s, what half of the calls
+                                             and what 99 of 100 take at most (us), calls that were sent again
            traffic table FILE SUBJECT        medians of lines "PEER KIND VALUE CPU", and the ratios of
                                              SUBJECT's to each other peer's
            traffic require FILE SUBJECT PEER KIND RATIO
@@ -27,6 +32,12 @@ let usage = """
         case ("serve-iscsi", 2):
             guard let port = UInt16(words[1]) else { break }
             serveISCSI(port: port)
+        case ("serve-nfs", 3):
+            guard let port = UInt16(words[1]), let mountPort = UInt16(words[2]) else { break }
+            serveNFS(port: port, mountPort: mountPort)
+        case ("nfs-udp", _):
+            guard let load = NFSLoad(Array(words.dropFirst())) else { break }
+            return print(load.run())
         case ("table", 3): return Results(file: words[1]).printTable(subject: words[2])
         case ("require", 6):
             guard let ratio = Double(words[5]) else { break }

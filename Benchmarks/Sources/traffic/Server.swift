@@ -5,9 +5,7 @@ import Glibc
 /// is answered with the count.
 func serve(port: UInt16) -> Never {
     let listener = makeListener(port)
-    let datagrams = makeSocket(datagrams: true)
-    setOption(datagrams, SOL_SOCKET, SO_RCVBUF, 4 << 20)
-    bindSocket(datagrams, address("0.0.0.0", port))
+    let datagrams = makeDatagramListener(port)
     setNonBlocking(datagrams)
     var watched = [listener, datagrams].map { pollfd(fd: $0, events: Int16(POLLIN), revents: 0) }
     var isBulk: [Int32: Bool] = [:]

@@ -84,6 +84,14 @@ func machineCPU() -> Double {
     return busy / Double(sysconf(Int32(_SC_CLK_TCK)))
 }
 
+/// Takes datagrams to a port of all addresses.
+func makeDatagramListener(_ port: UInt16) -> Int32 {
+    let result = makeSocket(datagrams: true)
+    setOption(result, SOL_SOCKET, SO_RCVBUF, 4 << 20)
+    bindSocket(result, address("0.0.0.0", port))
+    return result
+}
+
 /// Listens on all addresses, without blocking.
 func makeListener(_ port: UInt16) -> Int32 {
     let listener = makeSocket()

@@ -5,7 +5,7 @@ import Glibc
 /// cell of 16 octets and, when its hash is right, the handle itself, one cache line. Bounded: a full table forgets
 /// a handle that was not used for long (one bit each, and a hand that goes round: the clock algorithm). Handles of
 /// one resource are removed at once by a new generation number; their cells are used again later.
-package struct HandleTable: ~Copyable {
+public struct HandleTable: ~Copyable {
     /// Octets of the longest handle (RFC 1813 section 2.4: NFS3_FHSIZE).
     package static let handleMaximum = 64
 
@@ -48,7 +48,7 @@ package struct HandleTable: ~Copyable {
     private static let looksMaximum = 64
 
     /// `capacity` handles at most. Memory is touched only as handles come.
-    package init(
+    public init(
         capacity: Int, seed: (UInt64, UInt64) = (0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93)
     ) {
         let capacity = max(1, min(1 << 28, capacity))
@@ -95,13 +95,13 @@ package struct HandleTable: ~Copyable {
     }
 
     /// The same with its hash; any length.
-    package func find(_ handle: UnsafeRawPointer, length: Int) -> Int {
+    public func find(_ handle: UnsafeRawPointer, length: Int) -> Int {
         guard length > 0, length <= Self.handleMaximum else { return -1 }
         return find(handle, length: length, hash: hash(handle, length: length))
     }
 
     @inline(__always)
-    package func resource(_ cell: Int) -> DatagramResourceID { cells[cell].resource }
+    public func resource(_ cell: Int) -> DatagramResourceID { cells[cell].resource }
 
     /// Notes that a handle was used.
     @inline(__always)
@@ -141,7 +141,7 @@ package struct HandleTable: ~Copyable {
     // MARK: Change
 
     /// Enters a handle, or gives one that is there another resource. Nothing for lengths that no handle has.
-    package mutating func install(
+    public mutating func install(
         _ handle: UnsafeRawPointer, length: Int, resource: DatagramResourceID
     ) {
         guard length > 0, length <= Self.handleMaximum else { return }
