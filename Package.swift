@@ -19,6 +19,7 @@ let package = Package(
         .library(name: "DataPlane", targets: ["DataPlane"]),
         .library(name: "StorageProtocols", targets: ["StorageProtocols"]),
         .library(name: "ControlPlane", targets: ["ControlPlane"]),
+        .library(name: "FuzzSupport", targets: ["FuzzSupport"]),
     ],
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
@@ -87,8 +88,13 @@ let package = Package(
             name: "TestSupport",
             dependencies: ["DataPlane", "StorageProtocols", "CAllocationCount"],
             path: "Tests/TestSupport", swiftSettings: settings),
+        // What Fuzz, a package of its own, needs of what only this package sees.
+        .target(
+            name: "FuzzSupport", dependencies: ["ControlPlane", "DataPlane", "StorageProtocols"],
+            path: "Tests/FuzzSupport", swiftSettings: settings),
         .testTarget(
-            name: "DataPlaneTests", dependencies: ["DataPlane", "TestSupport"],
+            name: "DataPlaneTests",
+            dependencies: ["DataPlane", "StorageProtocols", "TestSupport"],
             resources: [.copy("Captures")], swiftSettings: settings),
         .testTarget(
             name: "StorageProtocolTests", dependencies: ["StorageProtocols", "TestSupport"],

@@ -15,6 +15,7 @@ let package = Package(
                 .product(name: "DataPlane", package: "dsr"),
                 .product(name: "StorageProtocols", package: "dsr"),
                 .product(name: "ControlPlane", package: "dsr"),
+                .product(name: "FuzzSupport", package: "dsr"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ],
             swiftSettings: [

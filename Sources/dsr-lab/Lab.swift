@@ -44,7 +44,7 @@ struct Lab {
             try Wiring(state: state, topology: topology).connect()
             // Servers first: the redirector asks for their health at once.
             let services = topology.services ?? []
-            for service in services where service.kind == .tgtd || service.kind == .ganesha {
+            for service in services where service.kind == .tgtd || service.kind.isNFS {
                 try start(service)
             }
             // The redirector reads it too.
@@ -124,6 +124,7 @@ struct Lab {
             let others = (state.companions ?? []).filter { $0.host != service.host }
             state.companions = others + started.companions
             record = started.server
+        case .nfs2: record = try nfsVersion2(service).start()
         case .dsrd: record = try redirector(service).start()
         case .agent: record = try agent(service).start()
         }
@@ -141,6 +142,7 @@ struct Lab {
         switch service.kind {
         case .tgtd: targets(service).stop(record)
         case .ganesha: ganesha(service).stop(record)
+        case .nfs2: nfsVersion2(service).stop(record)
         case .dsrd: try redirector(service).stop(record)
         case .agent: agent(service).stop(record)
         }
@@ -172,16 +174,26 @@ struct Lab {
             companions: (state.companions ?? []).filter { $0.host == service.host })
     }
 
+    private func nfsVersion2(_ service: Topology.Service) -> NFSVersion2Service {
+        NFSVersion2Service(
+            state: state, service: service, exports: topology.exports(of: service),
+            program: path(service.program ?? ""))
+    }
+
+    /// Of something that the topology names.
+    private func path(_ name: String) -> String {
+        let path = name.hasPrefix("/") ? name : "\(file.folder)/\(name)"
+        return (path as NSString).standardizingPath
+    }
+
     func agent(_ service: Topology.Service) -> AgentService {
         AgentService(state: state, service: service, targets: announcedTargets(by: service))
     }
 
     private func redirector(_ service: Topology.Service) throws -> RedirectorService {
-        let named = service.configuration ?? ""
-        let path = named.hasPrefix("/") ? named : "\(file.folder)/\(named)"
-        return RedirectorService(
+        RedirectorService(
             state: state, service: service,
-            configuration: state.redirectorConfiguration ?? path,
+            configuration: state.redirectorConfiguration ?? path(service.configuration ?? ""),
             socket: redirectorSocket(service.host))
     }
 

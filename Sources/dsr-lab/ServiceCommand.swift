@@ -26,7 +26,8 @@ struct ServiceCommand: ParsableCommand {
     @Argument(help: "kill, freeze, thaw, stop, start, restart or status.")
     var verb: Verb
 
-    @Option(help: "Only this service: tgtd, ganesha, agent or dsrd (default: all of the host).")
+    @Option(
+        help: "Only this service: tgtd, ganesha, nfs2, agent or dsrd (default: all of the host).")
     var kind: Topology.ServiceKind?
 
     func run() throws {

@@ -74,7 +74,7 @@ struct Topology: Codable {
         }
     }
 
-    /// A directory that nfs-ganesha serves, on one host or on several.
+    /// A directory that NFS servers serve, on one host or on several.
     struct Export: Codable {
         var name: String
         /// Part of every handle.
@@ -83,7 +83,7 @@ struct Topology: Codable {
         var pseudo: String
         /// Directory in the lab's folder; left out: exports/NAME.
         var backing: String?
-        /// Hosts that serve it; left out: all that have a service ganesha.
+        /// Hosts that serve it; left out: all that have a service ganesha or nfs2.
         var servers: [String]?
         /// Whether all servers have the same directory, as in a cluster, or each one of its own. Left out: the
         /// same, but for images.
@@ -103,7 +103,12 @@ struct Topology: Codable {
         }
     }
 
-    enum ServiceKind: String, Codable, CaseIterable { case tgtd, ganesha, dsrd, agent }
+    enum ServiceKind: String, Codable, CaseIterable {
+        case tgtd, ganesha, nfs2, dsrd, agent
+
+        /// Whether it serves exports.
+        var isNFS: Bool { self == .ganesha || self == .nfs2 }
+    }
 
     struct Service: Codable {
         var host: String
@@ -122,6 +127,8 @@ struct Topology: Codable {
         var grace: Int?
         /// ganesha: its epoch, which is its write verifier; left out: another one at each start.
         var epoch: Int?
+        /// nfs2: the server's program, beside the topology.
+        var program: String?
     }
 
     /// A RAID controller: servers reach its units only through it.

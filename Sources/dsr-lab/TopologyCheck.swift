@@ -24,6 +24,7 @@ enum TopologyKeys {
         ],
         "services": [
             "host", "kind", "targets", "port", "configuration", "dsr", "locks", "grace", "epoch",
+            "program",
         ],
         "controllers": ["name", "units"],
         "paths": ["server", "controller"],
@@ -80,8 +81,8 @@ struct TopologyCheck {
     }
 
     private func exports() throws {
-        let servers = (topology.services ?? []).filter { $0.kind == .ganesha }
-        try unique(servers.map(\.host), "services ganesha")
+        let servers = (topology.services ?? []).filter { $0.kind.isNFS }
+        try unique(servers.map(\.host), "services ganesha or nfs2")
         try unique((topology.exports ?? []).map(\.name), "exports")
         for export in topology.exports ?? [] {
             let backing = export.backing ?? "exports/\(export.name)"
@@ -102,8 +103,14 @@ struct TopologyCheck {
             guard (16...4096).contains(export.sizeMib ?? 64) else {
                 throw fail("export \(export.name): size_mib is 16 to 4096")
             }
+            for server in servers
+            where server.kind == .nfs2 && export.image == true
+                && export.servers?.contains(server.host) ?? true
+            {
+                throw fail("export \(export.name): nfs2 of \(server.host) serves no images")
+            }
             for name in export.servers ?? [] where !servers.contains(where: { $0.host == name }) {
-                throw fail("export \(export.name): \(name) has no service ganesha")
+                throw fail("export \(export.name): \(name) has no service ganesha or nfs2")
             }
         }
         for server in servers {
@@ -140,6 +147,9 @@ struct TopologyCheck {
             }
             if service.kind == .agent, service.dsr == nil {
                 throw fail("service agent of \(service.host): dsr is missing")
+            }
+            if service.kind == .nfs2, service.program == nil {
+                throw fail("service nfs2 of \(service.host): program is missing")
             }
             if service.kind == .dsrd, service.configuration == nil {
                 throw fail("service dsrd of \(service.host): configuration is missing")

@@ -29,6 +29,17 @@ extension SystemTests {
             #expect(report.ok, "\(report)")
         }
 
+        /// A copy of 1 GiB there and back, and a directory of 10,000, listed with and without attributes.
+        @Test(arguments: ["tcp", "udp"])
+        func large(transport: String) async throws {
+            let lab = try Laboratory.here()
+            let load = try await NFSLoad(
+                lab, "walk", exports: ["/e2"], transport: transport,
+                options: ["--mib", "1024", "--entries", "10000"])
+            let report = try await load.report(within: 240)
+            #expect(report.ok, "\(report)")
+        }
+
         /// libnfs, over TCP: files as large as they come, equal to the server's own.
         @Test func copies() async throws {
             let lab = try Laboratory.here()

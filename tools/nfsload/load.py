@@ -35,7 +35,7 @@ class Load:
             options.uid, options.gid, range(100, 100 + options.groups), options.machine)
         self.mounter = Mounter(
             self.engine, options.server, options.transport, self.credential, self.settings,
-            options.port, options.mount_port)
+            options.port, options.mount_port, options.version)
         self.is_ended = False
         self.roots = {}
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -276,9 +276,12 @@ class Client:
 
 
 class Mounter:
-    """Finds the ports of a server, or takes those that were given, and mounts exports."""
+    """Finds the ports of a server, or takes those that were given, and mounts exports. Version 1 of MOUNT belongs to
+    version 2 of NFS."""
 
-    def __init__(self, engine, host, kind, credential, settings, port=None, mount_port=None):
+    def __init__(
+            self, engine, host, kind, credential, settings, port=None, mount_port=None, version=3):
+        self.version, self.mount_version = version, 1 if version == 2 else 3
         self.engine, self.host, self.kind = engine, host, kind
         self.credential, self.settings = credential, settings
         self.port, self.mount_port = port, mount_port
@@ -292,11 +295,12 @@ class Mounter:
             return
         channel = self.channel(111)
         protocol = 6 if self.kind == "tcp" else 17
-        for name, program in [("port", NFS), ("mount_port", MOUNT)]:
+        for name, program, version in [
+                ("port", NFS, self.version), ("mount_port", MOUNT, self.mount_version)]:
             if getattr(self, name):
                 continue
             reader = yield Call(
-                channel, PORTMAPPER, 2, 3, struct.pack(">IIII", program, 3, protocol, 0))
+                channel, PORTMAPPER, 2, 3, struct.pack(">IIII", program, version, protocol, 0))
             found = reader.number()
             if not found:
                 raise CallFailed("portmapper", f"program {program} is not registered over {self.kind}")
@@ -306,7 +310,7 @@ class Mounter:
     def ask(self, procedure, arguments=b""):
         channel = self.channel(self.mount_port)
         try:
-            return (yield Call(channel, MOUNT, 3, procedure, arguments))
+            return (yield Call(channel, MOUNT, self.mount_version, procedure, arguments))
         finally:
             channel.close()
 
@@ -316,9 +320,12 @@ class Mounter:
         status = reader.number()
         if status != OK:
             raise NFSError(f"MNT {path}", status)
-        handle = reader.opaque(HANDLE)
-        for _ in range(reader.number()):
-            reader.number()
+        if self.mount_version == 1:
+            handle = bytes(reader.take(HANDLE // 2))
+        else:
+            handle = reader.opaque(HANDLE)
+            for _ in range(reader.number()):
+                reader.number()
         reader.end()
         return handle
 

@@ -16,9 +16,13 @@ class Wrong(Exception):
 
 
 class WalkLoad(Load):
+    #: Ways to list a directory: with READDIRPLUS or not, and in how many octets at a time.
+    LISTINGS = [(plus, size) for plus in (False, True) for size in (1024, 8192, 32768)]
+
     def __init__(self, options):
         super().__init__(options)
-        self.largest = 1 << 20 if options.transport == "tcp" else 32 << 10
+        most = 1 << 20 if options.transport == "tcp" else 32 << 10
+        self.largest = min(most, options.largest or most)
         self.name = f"nfs-load-{options.seed}-walk"
         self.steps = []
         self.handles = {}
@@ -85,10 +89,22 @@ class WalkLoad(Load):
             self.same(f"handle of {name}", looked.hex(), handle.hex())
         return looked, attributes
 
+    def create(self, directory, name):
+        return self.nfs.create(directory, name, GUARDED)
+
     def file(self, directory, name):
         handle, _ = yield from self.made(
-            f"CREATE {name}", self.nfs.create(directory, name, GUARDED), directory, name)
+            f"CREATE {name}", self.create(directory, name), directory, name)
         return handle
+
+    def flush(self, file):
+        """What was written is to last."""
+        yield from self.ok("COMMIT", self.nfs.commit(file))
+
+    def sizes(self):
+        """Octets of writes, up to the largest."""
+        usual = (1, 3, 4095, 4096, 4097, 8192, 32767, 32768)
+        return [size for size in usual if size < self.largest - 1] + [self.largest - 1, self.largest]
 
     def at_once(self, generators, most):
         """Several at a time over the one connection; the first that fails ends it."""
@@ -213,7 +229,7 @@ class WalkLoad(Load):
         """Sizes that are no multiple of anything, holes, the end of a file."""
         nfs, top = self.nfs, self.handles[export]
         file = yield from self.file(top, "data")
-        for size in (1, 3, 4095, 4096, 4097, 8192, 32767, 32768, self.largest - 1, self.largest):
+        for size in self.sizes():
             data = self.random.randbytes(size)
             offset = self.random.randrange(100000)
             yield from self.ok("SETATTR", nfs.setattr(file, size=0))
@@ -225,8 +241,9 @@ class WalkLoad(Load):
             self.same(f"{size} octets", got.data, data)
             attributes = yield from self.ok("GETATTR", nfs.getattr(file))
             self.same("size", attributes.size, offset + size)
-            got = yield from self.ok("READ of the hole", nfs.read(file, 0, min(offset, 4096)))
-            self.same("hole", got.data, bytes(min(offset, 4096)))
+            hole = min(offset, 4096, self.largest)
+            got = yield from self.ok("READ of the hole", nfs.read(file, 0, hole))
+            self.same("hole", got.data, bytes(hole))
             got = yield from self.ok("READ over the end", nfs.read(file, offset + size - 1, 4096))
             self.same("READ over the end", (got.data, got.is_end), (data[-1:], True))
         got = yield from self.ok("READ behind the end", nfs.read(file, 1 << 40, 4096))
@@ -234,14 +251,14 @@ class WalkLoad(Load):
         yield from self.ok("REMOVE", nfs.remove(top, "data"))
 
     def copy(self, export):
-        """A file of many MiB, written in pieces of the largest size, read back and compared."""
+        """A file of many MiB, written in pieces of the largest size in whole blocks, read back and compared."""
         size = self.options.mib << 20
         if not size:
             return None
         top = self.handles[export]
         file = yield from self.file(top, "copy")
         pattern = Pattern(self.options.seed)
-        piece = min(self.largest, self.options.largest or self.largest)
+        piece = max(self.largest // BLOCK, 1) * BLOCK
         number = self.options.export.index(export)
 
         def content(offset):
@@ -262,7 +279,7 @@ class WalkLoad(Load):
 
         begin = time.monotonic()
         yield from self.at_once((write(offset) for offset in range(0, size, piece)), self.options.depth)
-        yield from self.ok("COMMIT", self.nfs.commit(file))
+        yield from self.flush(file)
         middle = time.monotonic()
         yield from self.at_once((read(offset) for offset in range(0, size, piece)), self.options.depth)
         end = time.monotonic()
@@ -285,7 +302,7 @@ class WalkLoad(Load):
         handles = {}
 
         def create(name):
-            handle, attributes = yield from self.ok("CREATE", nfs.create(below, name, GUARDED))
+            handle, attributes = yield from self.ok("CREATE", self.create(below, name))
             if handle is None or attributes is None:
                 handle, attributes = yield from self.ok("LOOKUP", nfs.lookup(below, name))
             handles[name] = handle, attributes.fileid
@@ -296,22 +313,21 @@ class WalkLoad(Load):
         names = [f"entry-{number:06}" + "x" * (number % 60) for number in range(count)]
         yield from self.at_once((create(name) for name in names), self.options.depth)
         took = {}
-        for plus in (False, True):
+        for plus, size in self.LISTINGS:
             word = "READDIRPLUS" if plus else "READDIR"
-            for size in (1024, 8192, 32768):
-                begin = time.monotonic()
-                found = yield from nfs.listing(below, size, plus)
-                took[f"{word.lower()}_{size}_ms"] = round((time.monotonic() - begin) * 1000, 1)
-                self.same(f"{word}: number of entries", len(found), count)
-                for name, (handle, fileid) in handles.items():
-                    if name not in found:
-                        raise Wrong(f"{word}: {name} is missing")
-                    entry = found[name]
-                    self.same(f"{word}: file of {name}", entry.fileid, fileid)
-                    if entry.handle is not None:
-                        self.same(f"{word}: handle of {name}", entry.handle.hex(), handle.hex())
-                    if entry.attributes:
-                        self.same(f"{word}: type of {name}", entry.attributes.type, REGULAR)
+            begin = time.monotonic()
+            found = yield from nfs.listing(below, size, plus)
+            took[f"{word.lower()}_{size}_ms"] = round((time.monotonic() - begin) * 1000, 1)
+            self.same(f"{word}: number of entries", len(found), count)
+            for name, (handle, fileid) in handles.items():
+                if name not in found:
+                    raise Wrong(f"{word}: {name} is missing")
+                entry = found[name]
+                self.same(f"{word}: file of {name}", entry.fileid, fileid)
+                if entry.handle is not None:
+                    self.same(f"{word}: handle of {name}", entry.handle.hex(), handle.hex())
+                if entry.attributes:
+                    self.same(f"{word}: type of {name}", entry.attributes.type, REGULAR)
         if export in self.local:
             self.same("the server's own directory",
                       sorted(os.listdir(f"{self.local[export]}/{self.name}/many")), sorted(names))

@@ -2,7 +2,7 @@ import ControlPlane
 import DataPlane
 import Foundation
 
-private func sum(_ bytes: some Sequence<UInt8>) -> UInt32 {
+func sum(_ bytes: some Sequence<UInt8>) -> UInt32 {
     var (total, isHigh) = (UInt32(0), true)
     for octet in bytes {
         total += isHigh ? UInt32(octet) << 8 : UInt32(octet)
@@ -11,17 +11,17 @@ private func sum(_ bytes: some Sequence<UInt8>) -> UInt32 {
     return total
 }
 
-private func checksum(_ total: UInt32) -> [UInt8] {
+func checksum(_ total: UInt32) -> [UInt8] {
     var value = total
     while value > 0xffff { value = value & 0xffff + value >> 16 }
     value = ~value & 0xffff
     return [UInt8(value >> 8), UInt8(value & 255)]
 }
 
-private func big(_ value: UInt32) -> [UInt8] {
+func big(_ value: UInt32) -> [UInt8] {
     (0..<4).map { UInt8(value >> UInt32(24 - $0 * 8) & 255) }
 }
-private func big(_ value: UInt16) -> [UInt8] { [UInt8(value >> 8), UInt8(value & 255)] }
+func big(_ value: UInt16) -> [UInt8] { [UInt8(value >> 8), UInt8(value & 255)] }
 
 /// A TCP segment over IPv4 with right checksums.
 private func segment(
@@ -77,7 +77,7 @@ private let frameSeeds: [[UInt8]] = [
             + "00000578 45000028 0001 4000 4006 0000 0a000001 0a000009 0050 9c40 00000001"),
 ]
 
-private func smallPipeline(_ ports: [MemoryPort]) -> Pipeline {
+func smallPipeline(_ ports: [MemoryPort]) -> Pipeline {
     var configuration = PipelineConfiguration()
     configuration.rules = 64
     configuration.flows = 256
@@ -86,6 +86,10 @@ private func smallPipeline(_ ports: [MemoryPort]) -> Pipeline {
     configuration.fragmentOctets = 1 << 16
     configuration.splices = 4
     configuration.heldOctets = 1 << 16
+    configuration.datagramServices = 2
+    configuration.datagramBindings = 16
+    configuration.datagramHandles = 64
+    configuration.datagramCalls = 64
     configuration.events = 64
     var pipeline = Pipeline(configuration: configuration)
     for (index, port) in ports.enumerated() {

@@ -14,6 +14,17 @@ struct Target: Sendable {
         Target(name: "iscsi", about: "iSCSI stream: PDU reader, login, session", run: runISCSI),
         Target(name: "initiator", about: "answers of a server to our login", run: runInitiator),
         Target(name: "text", about: "iSCSI text and values", run: runISCSIText),
+        Target(name: "records", about: "streams of RPC in records", run: runRecords),
+        Target(
+            name: "mount", about: "calls of the portmapper and of MOUNT, answers of MOUNT",
+            run: runMount),
+        Target(name: "nfs", about: "calls and replies of NFS 2 and 3", run: runNFS),
+        Target(
+            name: "nfs-router", about: "calls of NFS and servers' replies through the router",
+            run: runNFSRouter),
+        Target(
+            name: "datagrams", about: "calls and replies of NFS in datagrams and fragments",
+            run: runDatagrams),
         Target(name: "rules", about: "rule text", run: runRules),
         Target(name: "yaml", about: "configuration files", run: runConfiguration),
         Target(
