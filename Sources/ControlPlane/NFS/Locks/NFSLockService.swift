@@ -284,13 +284,21 @@ final class NFSLockService: NLMSurroundings {
         switch service.router.lockPlace(question, now: now, round: round) {
         case .known(let place): done(place)
         case .ask(let resolution):
-            ask(resolution) { [weak self] replies in
-                guard let self else { return }
-                guard replies.contains(where: { $0 != nil }) else { return done(.unknown) }
-                // What it says was done for: to learn whose the handle is.
-                _ = service.router.take(replies, for: resolution, now: now)
-                find(question, round: round + 1, done)
+            learn(resolution) { [weak self] isAnswered in
+                guard isAnswered else { return done(.unknown) }
+                self?.find(question, round: round + 1, done)
             }
+        }
+    }
+
+    /// Asks whose a handle is, in as many steps as that takes. `done` gets false when nobody has answered.
+    private func learn(_ resolution: NFSResolution, _ done: @escaping (Bool) -> Void) {
+        ask(resolution) { [weak self] replies in
+            guard let self else { return }
+            guard replies.contains(where: { $0 != nil }) else { return done(false) }
+            let decision = service.router.take(replies, for: resolution, now: now)
+            guard case .resolve(let next) = decision else { return done(true) }
+            learn(next, done)
         }
     }
 
