@@ -78,6 +78,8 @@ def parse():
     add("--range-mib", type=int, default=8, help="size of each flow's file")
     add("--use", action="append", default=[], metavar="PATH",
         help="flows of an export use these files that are there, in turn, and leave them there")
+    add("--stray", type=float, metavar="SECONDS",
+        help="about so often each flow also asks for another export, a name and a listing")
     add("--final-verify", action="store_true", help="read all files back at the end")
     add("--max-stall-ms", type=float, help="not ok when a request took longer")
     group = parser.add_argument_group("names")

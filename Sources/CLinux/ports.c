@@ -246,3 +246,7 @@ void dsr_wait_writable(int fd) {
     struct timespec t = {0, 100000};
     ppoll(&p, 1, &t, NULL);
 }
+
+int dsr_poll(struct pollfd *entries, unsigned count, const struct timespec *time) {
+    return ppoll(entries, count, time, NULL);
+}

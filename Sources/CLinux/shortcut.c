@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
+#include <linux/if_packet.h>
 #include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -18,6 +19,7 @@
 // Since Linux 6.6; the headers of older systems do not have them, and the kernel's answer tells.
 #define TCX_INGRESS 46
 #define TCX_EGRESS 47
+#define TCX_DROP 2
 
 static int bpf(int command, void *attributes, unsigned size) {
     int result = (int)syscall(__NR_bpf, command, attributes, size);
@@ -78,7 +80,8 @@ static void build(struct program *p, int map, int is_filter, int is_ingress) {
     memset(p, 0, sizeof *p);
     add(p, MOV(BPF_REG_6, BPF_REG_1));
     add(p, LOAD(BPF_W, BPF_REG_1, BPF_REG_6, offsetof(struct __sk_buff, vlan_present)));
-    leave_if(p, JUMP(BPF_JNE, BPF_REG_1, 0, 0));
+    int to_pass = p->count;
+    add(p, JUMP(BPF_JNE, BPF_REG_1, 0, 0));
     for (int offset = 0; offset < 40; offset += 8) add(p, STOREI(BPF_DW, BPF_REG_10, KEY + offset, 0));
     // Ethernet 14, IPv4 20, TCP ports 4.
     load_header(p, 38);
@@ -127,7 +130,16 @@ static void build(struct program *p, int map, int is_filter, int is_ingress) {
         int at = p->pending[i];
         p->code[at].off = (int16_t)(p->count - at - 1);
     }
+    // A frame for another host's address is the switch's alone, which has got it by now: the kernel's IP would drop it
+    // too, but later. One with a VLAN tag may be for a device of its own.
+    if (is_ingress && !is_filter) {
+        add(p, LOAD(BPF_W, BPF_REG_1, BPF_REG_6, offsetof(struct __sk_buff, pkt_type)));
+        add(p, JUMP(BPF_JNE, BPF_REG_1, PACKET_OTHERHOST, 2));
+        add(p, MOVI(BPF_REG_0, TCX_DROP));
+        add(p, EXIT);
+    }
     // A filter passes all octets; TCX goes on with the next program, or the stack.
+    p->code[to_pass].off = (int16_t)(p->count - to_pass - 1);
     add(p, MOVI(BPF_REG_0, -1));
     add(p, EXIT);
 }

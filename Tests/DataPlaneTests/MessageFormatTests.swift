@@ -37,15 +37,17 @@ import Testing
         #expect(length(format, segment(0, 0xff_ffc9)) == nil)
     }
 
-    /// The top bit says that it is the last fragment.
+    /// The top bit says that it is the last fragment; there are 20 octets at least behind the mark.
     @Test(
         arguments: [
-            (0, 4), (1, 5), (0x8000_0000, 4), (0x8000_0064, 104), (0x64, 104),
+            (0, nil), (19, nil), (20, 24), (21, 25), (0x8000_0000, nil), (0x8000_0013, nil),
+            (0x8000_0014, 24), (0x8000_0064, 104), (0x64, 104),
             (0x80ff_fffc, 16_777_216), (0x80ff_fffd, nil), (0x00ff_fffd, nil), (0x7fff_ffff, nil),
             (0xffff_ffff, nil),
         ] as [(UInt32, Int?)])
     func `RPC records`(mark: UInt32, expected: Int?) {
-        #expect(length(.rpcRecord, bigEndian32(mark)) == expected)
+        let header = bigEndian32(mark) + [UInt8](repeating: 0xff, count: 20)
+        #expect(length(.rpc, header) == expected)
     }
 
     /// The first octet is no part of the length.
@@ -58,6 +60,39 @@ import Testing
         #expect(length(.smb2, bigEndian32(header)) == expected)
     }
 
+    /// Never fewer octets than the header has, and no trap, whatever is taken off.
+    @Test func `octets taken off`() {
+        var format = MessageFormat.smb2
+        format.fixedExtra = -4
+        #expect(length(format, bigEndian32(3)) == nil)
+        #expect(length(format, bigEndian32(4)) == 4)
+        format.fixedExtra = .min
+        #expect(length(format, bigEndian32(0)) == nil)
+        #expect(length(format, bigEndian32(32_768)) == 4)
+        format.payloadExtra = .max
+        #expect(length(format, bigEndian32(1)) == 4 - 32_768 + 65_535 + 1)
+    }
+
+    @Test func `fields and file handles that do not fit`() {
+        let handles = RPCHandleSet([[1]: 0])
+        #expect(MessageTracker.accepts(SpliceMessages(format: .rpc)))
+        #expect(
+            MessageTracker.accepts(
+                SpliceMessages(format: .rpc, requests: .rpc, clientHandles: handles)))
+        #expect(!MessageTracker.accepts(SpliceMessages(format: .iscsi, clientHandles: handles)))
+        for (offset, width, fits) in [(23, 1, true), (24, 1, false), (20, 8, false), (0, 3, false)]
+            as [(UInt16, UInt8, Bool)]
+        {
+            let field = MessageFormat.Field(offset: offset, width: width)
+            var format = MessageFormat.rpc
+            format.completeness = field
+            #expect(MessageTracker.accepts(SpliceMessages(format: format)) == fits)
+            format = .rpc
+            format.id = field
+            #expect(MessageTracker.accepts(SpliceMessages(format: format)) == fits)
+        }
+    }
+
     @Test func `a lower maximum`() {
         var format = MessageFormat.smb2
         format.maximumLength = 100
@@ -65,7 +100,7 @@ import Testing
         #expect(length(format, bigEndian32(97)) == nil)
     }
 
-    @Test(arguments: [MessageFormat.iscsi, .rpcRecord, .smb2])
+    @Test(arguments: [MessageFormat.iscsi, .rpc, .smb2])
     func `a tracker finds the next message there`(format: MessageFormat) {
         var random = SplitMix64(seed: 3)
         var (accepted, refused) = (0, 0)
@@ -73,6 +108,8 @@ import Testing
             var limited = format
             limited.maximumLength = UInt32(1) << UInt32(6 + random.below(26))
             var header = random.bytes(Int(format.headerLength))
+            // Fragments are held, whatever their length.
+            if format.completeness != nil { header[0] |= 0x80 }
             let expected = length(limited, header)
             let count = header.count
             var delta = PayloadDelta()

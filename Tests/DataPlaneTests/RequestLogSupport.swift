@@ -72,4 +72,10 @@ extension SessionLog {
     ) -> SessionLog {
         SessionLog(format: .iscsi, rules: .iscsi, maximum: maximum, budget: budget)
     }
+
+    static func rpc() -> SessionLog {
+        SessionLog(
+            format: .rpc, rules: .rpc, maximum: 4 << 20,
+            budget: RequestLogBudget(maximum: 64 << 20))
+    }
 }

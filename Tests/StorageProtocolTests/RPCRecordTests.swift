@@ -163,6 +163,30 @@ import Testing
         #expect(throws: RPCRecordError.tooLong(1, limit: 0)) { try reader.next() }
     }
 
+    @Test func `what was not handed out goes on elsewhere, wherever it is taken`() throws {
+        var random = SplitMix64(seed: 47)
+        let records = (0..<6).map { random.bytes($0 * 7) }
+        var stream: [UInt8] = []
+        for record in records { stream += RPCRecord.framed(record, fragments: 5) }
+        for cut in 0...stream.count {
+            for early in 0...2 {
+                var first = RPCRecordReader(maximum: 64)
+                var found: [[UInt8]] = []
+                first.append(stream[..<cut])
+                // Some are handed out before, and a part of the next one may be.
+                for _ in 0..<(early * 4) {
+                    if let record = try first.next() { found.append(record) }
+                }
+                var second = RPCRecordReader(maximum: 64)
+                second.append(first.takeRest())
+                #expect(first.isAtRest)
+                second.append(stream[cut...])
+                while let record = try second.next() { found.append(record) }
+                #expect(found == records, "cut at \(cut), \(early)")
+            }
+        }
+    }
+
     @Test func `random octets give records, an error, or wait for more`() {
         var random = SplitMix64(seed: 43)
         for _ in 0..<2_000 {

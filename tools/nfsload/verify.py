@@ -93,6 +93,22 @@ class Flow:
         for _ in range(self.options.depth):
             self.spawn(self.slot())
 
+    def stray(self):
+        """Now and then something that is not about the flow's file, over its connection: the root of another export,
+        a name, a listing."""
+        exports = self.options.export
+        other = self.load.roots[exports[(self.number + 1) % len(exports)]]
+        own = self.load.roots[self.export]
+        while self.phase == "run" and not self.load.is_over:
+            yield Sleep(self.options.stray * (0.5 + self.random.random()))
+            for what, call in (
+                    ("GETATTR", self.client.getattr(other)), ("LOOKUP", self.client.lookup(own, self.name)),
+                    ("READDIR", self.client.readdir(own))):
+                status = (yield from call)[0]
+                if status != OK:
+                    self.results.error("status", self.place, f"{what} beside: {status_name(status)}")
+                self.load.strays += 1
+
     def spawn(self, generator):
         self.running += 1
         self.load.engine.spawn(self.caught(generator))
@@ -335,6 +351,7 @@ class VerifyLoad(Load):
         self.pattern = Pattern(options.seed)
         self.is_over = False
         self.reads = self.writes = self.octets_read = self.octets_written = self.wrong = 0
+        self.strays = 0
         exports = options.export
         count = options.flows or len(exports)
         places = [index % len(exports) for index in range(count)]
@@ -364,6 +381,8 @@ class VerifyLoad(Load):
         for flow in good:
             flow.due = self.results.begin
             flow.run("run")
+            if self.options.stray:
+                flow.spawn(flow.stray())
         print("running", file=self.options.stderr, flush=True)
         self.run_for(self.options.seconds, lambda: all(flow.phase == "failed" for flow in good))
         self.is_over = True
@@ -433,7 +452,7 @@ class VerifyLoad(Load):
     def report(self):
         report = self.results.report({
             "reads": self.reads, "writes": self.writes, "bytes_read": self.octets_read,
-            "bytes_written": self.octets_written, "wrong_blocks": self.wrong,
+            "bytes_written": self.octets_written, "strays": self.strays, "wrong_blocks": self.wrong,
             "final_verify": self.verified,
             "verifier_changes": sum(flow.verifier_changes for flow in self.flows),
             "rewritten_blocks": sum(flow.rewritten for flow in self.flows),

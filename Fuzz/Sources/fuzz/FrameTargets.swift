@@ -1,6 +1,7 @@
 import ControlPlane
 import DataPlane
 import Foundation
+import StorageProtocols
 
 func sum(_ bytes: some Sequence<UInt8>) -> UInt32 {
     var (total, isHigh) = (UInt32(0), true)
@@ -134,7 +135,24 @@ func runFrames(_ random: inout SeededGenerator) throws -> String? {
     return nil
 }
 
-/// A session that is spliced: segments of both ends, in and out of order, with PDUs in them.
+/// Of the calls that a spliced session of NFS passes.
+private let known = [UInt8](repeating: 0x42, count: 32)
+
+/// A record of RPC: a call with a handle that is known or not, or a reply; mostly the last fragment.
+private func record(isReply: Bool, _ random: inout SeededGenerator) -> [UInt8] {
+    let xid = UInt32(random.number(0...3))
+    var message = RPCMessage.reply(xid: xid, results: random.octets(random.number(0...300)))
+    if !isReply {
+        let procedure = anyProcedure(&random)
+        message = rpcCall(
+            NFSProgram.number, procedure.version.rawValue, procedure.number,
+            nfsArguments(procedure, known: [known], &random), xid: xid)
+    }
+    let mark: UInt32 = random.chance(12) ? 0 : 0x8000_0000
+    return big(mark | UInt32(message.count)) + message
+}
+
+/// A session that is spliced: segments of both ends, in and out of order, with PDUs or calls in them.
 func runSplice(_ random: inout SeededGenerator) throws -> String? {
     let ports = (1...4).map { MemoryPort(name: "p\($0)", capacity: 1_024) }
     var pipeline = smallPipeline(ports)
@@ -154,15 +172,27 @@ func runSplice(_ random: inout SeededGenerator) throws -> String? {
         maximumWindow: 65_535, receiveWindow: 65_535)
     let edit = MessageEdit(
         field: .init(offset: 24, width: 4), operation: .add(7), kinds: random.next())
+    let format: MessageFormat = random.pick([.iscsi, .rpc, .smb2])
+    // The others have shorter headers.
+    let edits = format == .iscsi ? [edit] : []
+    let isRPC = format == .rpc
+    let rules: RequestRules? = isRPC ? .rpc : format == .iscsi ? .iscsi : nil
     let messages = SpliceMessages(
-        format: random.pick([.iscsi, .rpcRecord, .smb2]), clientEdits: [edit], serverEdits: [edit],
-        clientHoldKinds: random.chance(3) ? random.next() : 0)
+        format: format, clientEdits: edits, serverEdits: edits,
+        clientHoldKinds: random.chance(3) ? random.next() : 0, requests: rules,
+        clientHandles: isRPC && !random.chance(4) ? RPCHandleSet([known: 3]) : nil)
+    let log = rules.flatMap { rules -> SessionLog? in
+        guard random.chance(2) else { return nil }
+        return SessionLog(
+            format: format, rules: rules, maximum: 1 << 20,
+            budget: RequestLogBudget(maximum: 1 << 20))
+    }
     var commands: [SpliceCommand] = [
         .open(
             0, client: leg(0, virtual, 3_260, client, 40_000), usesTimestamps: false,
             usesSACK: false), .attachServer(0, leg(1, ownStorage, 50_000, server, 3_260)),
         .beginDrainToSplice(0), .hold(0),
-        .install(0, client: position, server: position, messages: messages),
+        .install(0, client: position, server: position, messages: messages, log: log),
     ]
     let others: [SpliceCommand] = [
         .beginDrainToSlow(0), .abortToSpliced(0), .probe(0), .hold(0), .resumeDrain(0),
@@ -186,7 +216,9 @@ func runSplice(_ random: inout SeededGenerator) throws -> String? {
         var pdu = [UInt8](repeating: 0, count: 48)
         pdu[0] = random.octet() & 0x3f
         pdu[7] = random.octet()
-        let payload = random.mutated(pdu + random.octets(random.number(0...300)))
+        let data = random.octets(random.number(0...300))
+        let message = isRPC ? record(isReply: side == 1, &random) : pdu + data
+        let payload = isRPC && !random.chance(3) ? message : random.mutated(message)
         let sequence =
             random.chance(4)
             ? sequences[side] &+ UInt32(truncatingIfNeeded: random.number(-400...400))

@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <time.h>
 
 struct mmsghdr;
 struct iovec;
@@ -73,3 +74,6 @@ int dsr_tap_open(const char *_Nonnull name, const uint8_t *_Nonnull mac, int mtu
 
 // Waits up to 100 us until the descriptor takes more.
 void dsr_wait_writable(int fd);
+
+// Waits until one of the descriptors has something, or the time is over. As poll(2).
+int dsr_poll(struct pollfd *_Nonnull entries, unsigned count, const struct timespec *_Nonnull time);

@@ -14,6 +14,8 @@ final class NFSExchange {
     private unowned let service: NFSService
     /// Connections for what is about files: the client's own, or all clients'.
     private let links: NFSLinks
+    /// The connection that it came by, if it is one.
+    private weak var stream: NFSStreamSession?
     /// The reply for the client; nil: there is none.
     private let done: ([UInt8]?) -> Void
     private var isOver = false
@@ -31,9 +33,10 @@ final class NFSExchange {
 
     init(
         _ serial: UInt64, from client: NFSClient, service: NFSService, links: NFSLinks,
-        done: @escaping ([UInt8]?) -> Void
+        stream: NFSStreamSession?, done: @escaping ([UInt8]?) -> Void
     ) {
         self.serial = serial
+        self.stream = stream
         self.client = client
         self.service = service
         self.links = links
@@ -57,7 +60,9 @@ final class NFSExchange {
 
     private func act(_ decision: NFSDecision) {
         switch decision {
-        case .answer(let reply): end(reply)
+        case .answer(let reply):
+            stream?.usedOther()
+            end(reply)
         case .underWay: end(nil)
         case .malformed(let reason):
             service.engine.log.debug("NFS: \(client.address): \(reason)")
@@ -67,6 +72,7 @@ final class NFSExchange {
             self.forward = forward
             mayBeDone = forward.mayHaveBeenDone
             service.forwarded(message, from: client, forward)
+            stream?.forwarded(forward)
             message = []
             send()
         }

@@ -4,7 +4,7 @@ import DataPlane
 package struct NFSResourceStatistics: Equatable, Sendable {
     package var calls: UInt64 = 0
     package var replies: UInt64 = 0
-    /// Of these, those that the dataplane has forwarded by itself.
+    /// Of these, those that the dataplane has forwarded by itself: datagrams, and calls of spliced connections.
     package var fastCalls: UInt64 = 0
     package var fastReplies: UInt64 = 0
     /// Calls for which no server was there in time.
@@ -26,6 +26,33 @@ package struct NFSResourceStatistics: Equatable, Sendable {
         replies += 1
         replyOctets += UInt64(octets)
         latencySum += latency
+    }
+
+    package mutating func add(_ other: NFSResourceStatistics) {
+        for field in Self.fields { self[keyPath: field] += other[keyPath: field] }
+    }
+
+    /// - Parameter other: no field is more than here.
+    package mutating func subtract(_ other: NFSResourceStatistics) {
+        for field in Self.fields { self[keyPath: field] -= other[keyPath: field] }
+    }
+
+    /// A share of all: `count` of `total`, rounded down.
+    package func part(_ count: UInt64, of total: UInt64) -> NFSResourceStatistics {
+        guard count < total else { return self }
+        var result = NFSResourceStatistics()
+        for field in Self.fields {
+            let (high, low) = self[keyPath: field].multipliedFullWidth(by: count)
+            result[keyPath: field] = total.dividingFullWidth((high, low)).quotient
+        }
+        return result
+    }
+
+    private static var fields: [WritableKeyPath<NFSResourceStatistics, UInt64>] {
+        [
+            \.calls, \.replies, \.fastCalls, \.fastReplies, \.givenUp, \.callOctets, \.replyOctets,
+            \.latencySum,
+        ]
     }
 
     mutating func add(_ datagrams: DatagramResourceStatus) {

@@ -68,12 +68,14 @@ final class NFSService {
         deadline = RequestDeadline(configuration.health)
         waitMaximum = UInt64(configuration.health.serverWaitMilliseconds) * 1_000_000
         updateFastPath(configuration)
+        // Rights and exports may be others now.
+        for session in Array(streams.values) { session.forgetUses() }
         return open(configuration) + (locks?.update(configuration) ?? [])
     }
 
     private func updateFastPath(_ configuration: Configuration) {
         guard settings.takesUDP else { return }
-        fastPath.deadline = deadline.value(latency: 0, deviation: 0)
+        fastPath.deadline = requestDeadline
         fastPath.update(
             addresses: configuration.clientCPU.addresses.map(\.address), port: settings.port,
             // With an export "/" numbers of file systems are changed, which the dataplane does not do.
@@ -119,15 +121,19 @@ final class NFSService {
     // MARK: Calls
 
     /// Takes a client's call; `done` gets the reply, or nil when there is none. False: too much is open.
+    /// - Parameter stream: the connection that it came by; told where it goes.
     func take(
         _ call: [UInt8], from client: NFSClient, at local: IPAddress, links: NFSLinks,
-        done: @escaping ([UInt8]?) -> Void
+        stream: NFSStreamSession? = nil, done: @escaping ([UInt8]?) -> Void
     ) -> Bool {
-        if let isTaken = locks?.take(call, from: client, at: local, done: done) { return isTaken }
+        if let isTaken = locks?.take(call, from: client, at: local, done: done) {
+            stream?.usedOther()
+            return isTaken
+        }
         guard exchanges.count < Self.exchangeMaximum else { return false }
         nextSerial += 1
         let exchange = NFSExchange(
-            nextSerial, from: client, service: self, links: links, done: done)
+            nextSerial, from: client, service: self, links: links, stream: stream, done: done)
         exchanges[nextSerial] = exchange
         exchange.begin(call, at: local)
         return true
@@ -185,6 +191,17 @@ final class NFSService {
             rights: router.rights(index, client))
     }
 
+    /// Whether calls like this one may pass by the dataplane alone, which looks at neither credentials nor procedures'
+    /// effects and changes neither handles nor replies.
+    func canSplice(_ forward: NFSForward, _ client: NFSClient) -> Bool {
+        let rights = router.rights(forward.index, client)
+        return forward.program == NFSProgram.number && !router.scheme.isDistinct(forward.index)
+            && rights.mode == .readWrite && rights.squash == .none
+    }
+
+    /// ns that a call may be open before its server is looked at.
+    var requestDeadline: UInt64 { deadline.value(latency: 0, deviation: 0) }
+
     func sent(to server: String, resource: String, octets: Int) {
         portal.used(server)
         statistics[resource, default: NFSResourceStatistics()].sent(octets)
@@ -195,8 +212,37 @@ final class NFSService {
         statistics[resource, default: NFSResourceStatistics()].answered(octets, after: latency)
     }
 
+    /// What a connection that one server serves has done since the last time.
+    func count(_ alone: NFSStreamAlone) {
+        guard let reading = engine.dataplane.call({ alone.read(&$0) }) else { return }
+        count(alone, reading)
+    }
+
+    private func count(_ alone: NFSStreamAlone, _ reading: NFSStreamAlone.Reading) {
+        for (resource, part) in alone.takeTraffic(reading) {
+            statistics[resource, default: NFSResourceStatistics()].add(part)
+        }
+    }
+
+    /// Connections that the dataplane is asked for at once: packets go on in between.
+    private static let countedAtOnce = 256
+
+    private func countStreams() {
+        let all = streams.values.compactMap(\.alone)
+        for start in stride(from: 0, to: all.count, by: Self.countedAtOnce) {
+            let part = all[start..<min(start + Self.countedAtOnce, all.count)]
+            let readings = engine.dataplane.call { pipeline in
+                var readings: [NFSStreamAlone.Reading] = []
+                for alone in part { readings.append(alone.read(&pipeline)) }
+                return readings
+            }
+            for (alone, reading) in zip(part, readings ?? []) { count(alone, reading) }
+        }
+    }
+
     /// All that went to servers, here and in the fast path, by resource.
     func traffic(_ datagrams: DatagramStatus?) -> [String: NFSResourceStatistics] {
+        countStreams()
         var sums = statistics
         for status in datagrams?.resources ?? [] {
             guard let name = fastPath.name(of: status.id) else { continue }
@@ -225,6 +271,7 @@ final class NFSService {
             fastPath.updateServers()
         case .serverUp, .committed:
             fastPath.updateServers()
+            returnMoved()
             engine.loop.postLocal { [weak self] in self?.resume() }
         default: break
         }
@@ -233,7 +280,22 @@ final class NFSService {
     /// Nothing is to be waited for there.
     private func serverDown(_ server: String, _ reason: String) {
         links.end(server, reason)
-        for session in streams.values { session.links.end(server, reason) }
+        for session in Array(streams.values) {
+            session.links.end(server, reason)
+            session.lost(server, reason)
+        }
+    }
+
+    /// Connections that were one server's, and are not now.
+    private func returnMoved() {
+        for session in Array(streams.values) {
+            guard let alone = session.alone,
+                !alone.resources.allSatisfy({
+                    portal.resources.assignedServer(of: $0) == alone.server
+                })
+            else { continue }
+            session.takeBackInOrder()
+        }
     }
 
     private func scheduleDeadlines() {
@@ -252,7 +314,11 @@ final class NFSService {
                 oldest[server] = min(oldest[server] ?? .max, since)
             }
         }
-        let limit = deadline.value(latency: 0, deviation: 0)
+        for alone in streams.values.compactMap(\.alone) where alone.redirect.state == .relaying {
+            guard let since = alone.relay.oldest else { continue }
+            oldest[alone.server] = min(oldest[alone.server] ?? .max, since)
+        }
+        let limit = requestDeadline
         for (server, since) in oldest
         where engine.loop.now > since + limit && toldLate[server] != since {
             toldLate[server] = since

@@ -3,35 +3,43 @@ import Logging
 import StorageProtocols
 
 /// A client's TCP connection to NFS, MOUNT or the portmapper: its calls go where their resources are, to several servers
-/// at once, and replies come back as they are there (RFC 5531 section 9: the XID tells which is which).
+/// at once, and replies come back as they are there (RFC 5531 section 9: the XID tells which is which). While one server
+/// serves all of them a redirect has it: `NFSStreamAlone`.
 ///
 /// Lives on the session thread.
 final class NFSStreamSession: Session {
     let id: SpliceID
     /// Its own: what one client lets wait does not hold up others.
     let links: NFSLinks
-    private unowned let service: NFSService
-    private let engine: SessionEngine
-    private let leg: Leg
+    unowned let service: NFSService
+    let engine: SessionEngine
+    var leg: Leg
     let client: NFSClient
     private let openedAt: UInt64
-    private var reader = RPCRecordReader(maximum: RPCConnection.replyMaximum)
-    private var output = OutboundBuffer()
-    private var openCalls = 0
-    private var isOver = false
+    var reader = RPCRecordReader(maximum: RPCConnection.replyMaximum)
+    var output = OutboundBuffer()
+    private(set) var openCalls = 0
+    var isOver = false
     /// The client has said all: it goes when it has its replies.
-    private var isEOF = false
+    var isEOF = false
     /// The socket may have octets that were not read.
     private var isReadable = true
     private var isReading = false
-    private var statistics = Redirect.Statistics()
-    private var shortcut: ConnectionShortcut?
+    var statistics = Redirect.Statistics()
+    var shortcut: ConnectionShortcut?
+    var uses: NFSStreamUses
+    var grain = GrainChange()
+    /// Who has the connection; nil: it is here.
+    var alone: NFSStreamAlone?
+    /// The client has the begin of a reply: others wait until it has the rest.
+    var isMidReply = false
+    var heldReplies: [[UInt8]] = []
 
     /// Beyond these the client is not read.
     private static let callMaximum = 512
     private static let outputMaximum = 4 << 20
 
-    var redirect: Redirect? { nil }
+    var redirect: Redirect? { alone?.redirect }
     var requests: [RequestTotals.Source] { [] }
 
     init(id: SpliceID, leg: Leg, service: NFSService) {
@@ -43,9 +51,12 @@ final class NFSStreamSession: Session {
         client = NFSClient(
             address: leg.remote.address, port: leg.remote.port, transport: .tcp)
         openedAt = service.engine.loop.now
+        uses = NFSStreamUses(at: openedAt)
     }
 
-    func start() {
+    func start() { watch() }
+
+    private func watch() {
         engine.loop.register(leg.descriptor, events: [.read, .write, .edgeTriggered]) {
             [weak self] events in
             guard let self else { return }
@@ -57,14 +68,22 @@ final class NFSStreamSession: Session {
             local: leg.local, remote: leg.remote, side: .client, engine: engine)
     }
 
+    /// The connection is here again.
+    func resume() {
+        isReadable = true
+        watch()
+        flush()
+        engine.loop.postLocal { [weak self] in self?.read() }
+    }
+
     private var hasRoom: Bool {
         openCalls < Self.callMaximum && output.count < Self.outputMaximum
-            && links.unsent < Self.outputMaximum
+            && links.unsent < Self.outputMaximum && !grain.isWanted
     }
 
     /// Reads as long as there is room for what is said.
-    private func read() {
-        guard !isReading else { return }
+    func read() {
+        guard !isReading, !isOver, alone == nil else { return }
         isReading = true
         defer { isReading = false }
         do {
@@ -88,21 +107,33 @@ final class NFSStreamSession: Session {
     }
 
     private func closeIfDone() {
-        guard isEOF, openCalls == 0, output.isEmpty, !isOver else { return }
+        guard isEOF, openCalls == 0, output.isEmpty, !isOver, alone == nil else { return }
         end("closed by the client", reset: false)
     }
 
-    private func take(_ call: [UInt8]) {
+    func take(_ call: [UInt8]) {
+        submit(call) { [weak self] reply in
+            guard let self, let reply else { return }
+            if isMidReply { heldReplies.append(reply) } else { say(reply) }
+        }
+    }
+
+    func say(_ reply: [UInt8]) {
+        statistics.relayedFromServer += UInt64(reply.count)
+        output.append(RPCRecord.framed(reply))
+    }
+
+    /// `done` is not called when the session has ended.
+    func submit(_ call: [UInt8], done: @escaping ([UInt8]?) -> Void) {
         openCalls += 1
-        let isTaken = service.take(call, from: client, at: leg.local.address, links: links) {
-            [weak self] reply in
+        let isTaken = service.take(
+            call, from: client, at: leg.local.address, links: links, stream: self
+        ) { [weak self] reply in
             guard let self, !isOver else { return }
             openCalls -= 1
-            if let reply {
-                statistics.relayedFromServer += UInt64(reply.count)
-                output.append(RPCRecord.framed(reply))
-                flush()
-            }
+            done(reply)
+            flush()
+            if grain.isWanted { return engine.loop.postLocal { [weak self] in self?.goAlone() } }
             if !isReading, !isOver {
                 // Not from within the server's octets.
                 engine.loop.postLocal { [weak self] in self?.read() }
@@ -111,18 +142,28 @@ final class NFSStreamSession: Session {
         if !isTaken { close("too many calls are open") }
     }
 
-    private func flush() {
-        guard !isOver else { return }
+    func flush() {
+        guard !isOver, alone == nil else { return }
         do throws(SystemCallError) {
             try output.drain { bytes throws(SystemCallError) in
                 try Socket.send(leg.descriptor, bytes)
             }
         } catch {
-            close("\(error)")
+            return close("\(error)")
         }
+        if grain.isWanted, output.isEmpty { goAlone() }
     }
 
-    func close(_ reason: String) { end(reason, reset: true) }
+    /// A server is not to be waited for.
+    func lost(_ server: String, _ reason: String) {
+        guard let alone, alone.server == server else { return }
+        alone.redirect.loseServer(reason)
+    }
+
+    func close(_ reason: String) {
+        if let alone { return alone.redirect.end(reason, reset: true) }
+        end(reason, reset: true)
+    }
 
     private func end(_ reason: String, reset: Bool) {
         guard !isOver else { return }
@@ -130,19 +171,34 @@ final class NFSStreamSession: Session {
         engine.loop.unregister(leg.descriptor)
         if reset { Socket.setReset(leg.descriptor) }
         Socket.close(leg.descriptor)
-        shortcut = nil
-        links.endAll(reason)
-        service.ended(self)
         engine.postEnd([.close(id)])
-        engine.remove(id, reason: reason, lingers: false)
+        over(reason, lingers: false)
     }
 
-    func setWantsSplice(_ wanted: Bool) {}
+    /// The connection is closed.
+    func over(_ reason: String, lingers: Bool) {
+        shortcut = nil
+        grain.timer?.cancel()
+        links.endAll(reason)
+        service.ended(self)
+        engine.remove(id, reason: reason, lingers: lingers)
+    }
+
+    /// By command: as soon as one server serves all that is used.
+    func setWantsSplice(_ wanted: Bool) {
+        if let redirect { return redirect.setWantsSplice(wanted) }
+        if wanted { beginAlone() } else if grain.isWanted { usedOther() }
+    }
 
     var summary: SessionSummary {
-        SessionSummary(
+        var sums = statistics
+        if let redirect { sums.add(redirect.statistics) }
+        return SessionSummary(
             id: id, protocolName: "nfs", client: leg.remote, clientLocal: leg.local,
-            serverName: links.used.first, state: isOver ? "ended" : "routing",
-            wantsSplice: false, statistics: statistics, openedAt: openedAt)
+            server: redirect?.server?.remote, serverLocal: redirect?.server?.local,
+            serverName: alone?.server ?? links.used.first,
+            state: isOver ? "ended" : redirect?.state.rawValue ?? "routing",
+            wantsSplice: redirect?.wantsSplice ?? grain.isWanted, statistics: sums,
+            openedAt: openedAt, grainReason: grain.reason)
     }
 }

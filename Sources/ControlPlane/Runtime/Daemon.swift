@@ -127,8 +127,9 @@ public final class Daemon: @unchecked Sendable {
             let device = try makePort(port)
             if port.kind == .packet { SystemSettings.preparePort(port.device) }
             let mtu = (device as? PacketSocketPort)?.mtu ?? 0
-            let wrapped = FaultInjectingPort(device, faults: FaultProfile(port.faults))
-            let recorded = RecordingPort(wrapped)
+            let recorded = RecordingPort(
+                port.faults == nil
+                    ? device : FaultInjectingPort(device, faults: FaultProfile(port.faults)))
             captures.add(recorded, name: port.name)
             let number = PortNumber(index + 1)
             let domain = port.side.domain

@@ -432,10 +432,10 @@ final class ISCSIPortal {
         nexuses.values.filter { $0.uses(server) }.sorted { $0.serial < $1.serial }
     }
 
-    func makeLog() -> SessionLog? {
+    /// Nil: the configuration wants none.
+    func makeLog(format: MessageFormat = .iscsi, rules: RequestRules = .iscsi) -> SessionLog? {
         guard logMaximum > 0 else { return nil }
-        return SessionLog(
-            format: .iscsi, rules: .iscsi, maximum: logMaximum, budget: logBudget)
+        return SessionLog(format: format, rules: rules, maximum: logMaximum, budget: logBudget)
     }
 
     /// What a server takes in one data segment (RFC 7143 section 13.12).

@@ -1,6 +1,6 @@
 /// Where, in a stream of messages, length, kind, id and routing key lie: a table, not code.
 ///
-/// Covers the iSCSI basic header segment (RFC 7143 section 11.2), the ONC RPC record mark (RFC 5531
+/// Covers the iSCSI basic header segment (RFC 7143 section 11.2), records of ONC RPC (RFC 5531
 /// section 11) and SMB2 over direct TCP (MS-SMB2 section 2.1). Offsets count octets from the first octet of
 /// the message; numbers are big endian unless said.
 public struct MessageFormat: Hashable, Sendable {
@@ -37,8 +37,10 @@ public struct MessageFormat: Hashable, Sendable {
     public var headerLength: UInt16
     /// Message length = headerLength + sum of the terms (+ trailing digest octets, see `fixedExtra`).
     public var lengthTerms: [LengthTerm]
-    /// Octets added to every message (header digest), and those added when there is payload (data digest).
-    public var fixedExtra: UInt16
+    /// Octets added to every message (header digest; below zero where the length counts octets of the header
+    /// too), and those added when there is payload (data digest). A message that would be shorter than its
+    /// header is malformed.
+    public var fixedExtra: Int16
     public var payloadExtra: UInt16
     /// Longest message that is accepted; beyond it the stream is malformed.
     public var maximumLength: UInt32
@@ -48,11 +50,14 @@ public struct MessageFormat: Hashable, Sendable {
     public var id: Field?
     /// To which resource it goes (iSCSI: LUN).
     public var routingKey: Field?
+    /// Not zero in a message that is whole in itself (RPC: "last fragment"). Others are held, whichever end they
+    /// come from. Nil: each message is whole.
+    public var completeness: Field?
 
     public init(
-        headerLength: UInt16, lengthTerms: [LengthTerm], fixedExtra: UInt16 = 0,
+        headerLength: UInt16, lengthTerms: [LengthTerm], fixedExtra: Int16 = 0,
         payloadExtra: UInt16 = 0, maximumLength: UInt32 = 1 << 24, kind: Field, id: Field? = nil,
-        routingKey: Field? = nil
+        routingKey: Field? = nil, completeness: Field? = nil
     ) {
         self.headerLength = headerLength
         self.lengthTerms = lengthTerms
@@ -62,6 +67,7 @@ public struct MessageFormat: Hashable, Sendable {
         self.kind = kind
         self.id = id
         self.routingKey = routingKey
+        self.completeness = completeness
     }
 }
 

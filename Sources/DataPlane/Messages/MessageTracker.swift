@@ -15,7 +15,8 @@ package struct PayloadDelta {
 
 /// Follows message boundaries in one direction of a TCP stream that is seen as packets: out of order, repeated,
 /// cut anywhere. Edits header fields in place, the same way in every retransmission, and says what must wait
-/// because a gap, or the end of a packet, hides a header.
+/// because a gap, or the end of a packet, hides a header. With file handles it judges each call of NFS before any of
+/// the call goes.
 ///
 /// Sequence numbers are in the sender's space. Allocates nothing after `init`; bounded; takes any input.
 package struct MessageTracker: ~Copyable {
@@ -32,7 +33,7 @@ package struct MessageTracker: ~Copyable {
     package static let editMaximum = 4
     package static let termMaximum = 4
     package static let headerMaximum = 64
-    /// Octets of a message that is gathered whole, header included.
+    /// Octets of a message that is gathered whole, or of a call as far as it is judged by them; header included.
     package static let wholeMaximum = 4_096
 
     /// What a tracker does with a request log.
@@ -51,16 +52,20 @@ package struct MessageTracker: ~Copyable {
     private let terms: UnsafeMutableBufferPointer<MessageFormat.LengthTerm>
     private let edits: UnsafeMutableBufferPointer<MessageEdit>
     private let kind: MessageFormat.Field
-    private let fixedExtra: UInt32
+    private let completeness: MessageFormat.Field?
+    private let fixedExtra: Int64
     private let payloadExtra: UInt32
     private let maximumLength: UInt32
     private let holdKinds: UInt64
     private let holdRule: MessageHoldRule?
     private let routing: MessageRoutingRule?
     private let routingKey: MessageFormat.Field
+    /// Calls of the client with other file handles are held.
+    private let handles: RPCHandleSet?
     private let accumulator: UnsafeMutableRawPointer
     private var accumulated = 0
-    /// Octets to gather before the message at `nextHeader` can go: its header, or all of it.
+    /// Octets to gather before more can be said of the message at `nextHeader`: its header, that and what follows as
+    /// far as a call is judged by it, or all of it.
     private var unit: Int
     /// Requests and replies are kept there; the log is owned by whoever made the tracker.
     private let log: UnsafeMutablePointer<RequestLog>?
@@ -74,7 +79,8 @@ package struct MessageTracker: ~Copyable {
 
     /// Where the next message header starts.
     package private(set) var nextHeader: SequenceNumber
-    /// A message of a held kind starts at `nextHeader`.
+    /// A message of a held kind, one that is not whole in itself, or a call that must not pass starts at
+    /// `nextHeader`.
     package private(set) var isKindHeld = false
     /// What was inspected last had nothing new of the message at `nextHeader`, which is not whole: its sender repeats
     /// what it has sent of it, and may send no more before that is acknowledged.
@@ -87,7 +93,7 @@ package struct MessageTracker: ~Copyable {
         holdRule: MessageHoldRule? = nil, routing: MessageRoutingRule? = nil,
         nextHeader: SequenceNumber,
         followed: SequenceNumber? = nil, log: UnsafeMutablePointer<RequestLog>? = nil,
-        role: Role = .client, ringCapacity: Int = 4_096
+        role: Role = .client, handles: RPCHandleSet? = nil, ringCapacity: Int = 4_096
     ) {
         headerLength = Int(format.headerLength)
         unit = headerLength
@@ -97,18 +103,20 @@ package struct MessageTracker: ~Copyable {
         self.followed = followed ?? nextHeader
         self.log = log
         self.role = role
+        self.handles = role == .client ? handles : nil
+        completeness = format.completeness
         terms = .allocate(capacity: format.lengthTerms.count)
         _ = terms.initialize(from: format.lengthTerms)
         edits = .allocate(capacity: wanted.count)
         _ = edits.initialize(from: wanted)
         kind = format.kind
-        fixedExtra = UInt32(format.fixedExtra)
+        fixedExtra = Int64(format.fixedExtra)
         payloadExtra = UInt32(format.payloadExtra)
         maximumLength = format.maximumLength
         self.holdKinds = holdKinds
+        let gathersMore = role == .server ? log != nil : handles != nil
         accumulator = .allocate(
-            byteCount: log != nil && role == .server ? Self.wholeMaximum : Self.headerMaximum,
-            alignment: 8)
+            byteCount: gathersMore ? Self.wholeMaximum : Self.headerMaximum, alignment: 8)
         var size = 16
         while size < ringCapacity { size *= 2 }
         passed = .allocate(capacity: size)
@@ -123,20 +131,27 @@ package struct MessageTracker: ~Copyable {
         passed.deallocate()
     }
 
-    /// Whether a format and its edits fit the limits: fields inside the header, widths 1, 2, 4 or 8.
+    /// Whether a format and its edits fit the limits: fields inside the header, widths 1, 2, 4 or 8; file handles
+    /// only in calls of RPC.
     package static func accepts(_ messages: SpliceMessages) -> Bool {
         let format = messages.format
         let length = Int(format.headerLength)
         func fits(_ field: MessageFormat.Field) -> Bool {
             [1, 2, 4, 8].contains(field.width) && Int(field.offset) + Int(field.width) <= length
         }
+        let edits = messages.clientEdits + messages.serverEdits
+        let isRouted = messages.clientRouting != nil
+        let optional = [format.id, format.completeness, isRouted ? format.routingKey : nil]
+        guard optional.allSatisfy({ $0.map(fits) ?? true }),
+            !isRouted || format.routingKey != nil,
+            messages.clientHandles == nil || format == .rpc
+        else { return false }
         return length > 0 && length <= headerMaximum && format.lengthTerms.count <= termMaximum
             && messages.clientEdits.count <= editMaximum
             && messages.serverEdits.count <= editMaximum && fits(format.kind)
             && format.lengthTerms.allSatisfy { fits($0.field) && $0.alignment > 0 }
-            && (messages.clientEdits + messages.serverEdits).allSatisfy { fits($0.field) }
+            && edits.allSatisfy { fits($0.field) }
             && (messages.clientHoldRule.map { fits($0.field) && $0.field.width == 1 } ?? true)
-            && (messages.clientRouting == nil || format.routingKey.map(fits) ?? false)
             && (messages.requests?.fits(format) ?? true)
     }
 
@@ -195,7 +210,7 @@ package struct MessageTracker: ~Copyable {
         followed = stop
     }
 
-    /// Gathers octets of the header at `nextHeader`; true when it is complete.
+    /// Gathers octets of the message at `nextHeader`; true when there are `unit` of them.
     private mutating func collect(
         _ payload: UnsafeMutableRawPointer, _ length: Int, _ sequence: SequenceNumber
     ) -> Bool {
@@ -211,7 +226,7 @@ package struct MessageTracker: ~Copyable {
 
     private enum Passing { case passed, unfinished, held, full, malformed }
 
-    /// The header in the accumulator is complete: on to the next one.
+    /// What was to be gathered is in the accumulator: on to the next message, or to more of this one.
     private mutating func pass(
         _ payload: UnsafeMutableRawPointer, _ length: Int, _ sequence: SequenceNumber,
         _ delta: inout PayloadDelta, now: UInt64
@@ -224,6 +239,22 @@ package struct MessageTracker: ~Copyable {
         {
             isKindHeld = true
             return .held
+        }
+        if let completeness, Self.load(accumulator, completeness) == 0 {
+            isKindHeld = true
+            return .held
+        }
+        var resource = 0
+        if let handles {
+            switch handles.judge(accumulator, length: accumulated) {
+            case .needs(let octets) where octets <= Self.wholeMaximum:
+                unit = octets
+                return .unfinished
+            case .needs, .foreign:
+                isKindHeld = true
+                return .held
+            case .passes(let place): resource = place
+            }
         }
         guard let messageLength = messageLength() else { return .malformed }
         if let log, role == .server, unit == headerLength, messageLength > UInt32(headerLength),
@@ -238,6 +269,9 @@ package struct MessageTracker: ~Copyable {
         if let log, role == .server, !log.pointee.hasReplyRoom { return .full }
         if let log, role == .client {
             log.pointee.clientHeader(accumulator, kind: kindValue, now: now)
+            if accumulated > headerLength {
+                log.pointee.data(accumulator + headerLength, accumulated - headerLength)
+            }
         }
         if edits.count > 0 {
             let header = edited(kindValue)
@@ -253,6 +287,7 @@ package struct MessageTracker: ~Copyable {
                 data: dataCount > 0
                     ? (UnsafeRawPointer(accumulator + headerLength), dataCount) : nil, now: now)
         }
+        if let handles { handles.count(resource: resource) }
         messages &+= 1
         followed = nextHeader + UInt32(truncatingIfNeeded: accumulated)
         nextHeader += messageLength
@@ -272,9 +307,8 @@ package struct MessageTracker: ~Copyable {
         apply(header, accumulator, headerLength, header.position, &unused)
     }
 
-    /// Octets of the message whose header is in the accumulator; nil beyond the limit.
+    /// Octets of the message whose header is in the accumulator; nil beyond the limit, and below the header's.
     private func messageLength() -> UInt32? {
-        var total = UInt64(headerLength) + UInt64(fixedExtra)
         var payload: UInt64 = 0
         for term in terms {
             let value = Self.load(accumulator, term.field) &* UInt64(term.scale)
@@ -282,9 +316,10 @@ package struct MessageTracker: ~Copyable {
             guard value <= UInt64(maximumLength) else { return nil }
             payload += (value + alignment - 1) / alignment * alignment
         }
-        total += payload
-        if payload > 0 { total += UInt64(payloadExtra) }
-        return total <= UInt64(maximumLength) ? UInt32(total) : nil
+        let extra = payload > 0 ? Int64(payloadExtra) : 0
+        let total = Int64(headerLength) + fixedExtra + Int64(payload) + extra
+        guard total >= Int64(headerLength), total <= Int64(maximumLength) else { return nil }
+        return UInt32(total)
     }
 
     // MARK: Edits
@@ -393,8 +428,8 @@ package struct MessageTracker: ~Copyable {
 }
 
 extension MessageFormat {
-    /// Octets of the message that begins with `header`, which has `headerLength` of them; nil: more than
-    /// `maximumLength`.
+    /// Octets of the message that begins with `header`, which has `headerLength` of them; nil: fewer than those, or
+    /// more than `maximumLength`.
     package func length(of header: UnsafeRawPointer) -> Int? {
         let header = UnsafeMutableRawPointer(mutating: header)
         var payload: UInt64 = 0
@@ -404,9 +439,9 @@ extension MessageFormat {
             let alignment = UInt64(term.alignment)
             payload += (value + alignment - 1) / alignment * alignment
         }
-        let extra = payload > 0 ? UInt64(payloadExtra) : 0
-        let total = UInt64(headerLength) + UInt64(fixedExtra) + payload + extra
-        return total <= UInt64(maximumLength) ? Int(total) : nil
+        let extra = payload > 0 ? Int(payloadExtra) : 0
+        let total = Int(headerLength) + Int(fixedExtra) + Int(payload) + extra
+        return total >= Int(headerLength) && total <= Int(maximumLength) ? total : nil
     }
 
     /// iSCSI without digests (RFC 7143 section 11.2.1): a basic header segment of 48 octets, then
@@ -421,11 +456,14 @@ extension MessageFormat {
         kind: Field(offset: 0, width: 1, mask: 0x3f), id: Field(offset: 16, width: 4),
         routingKey: Field(offset: 8, width: 8))
 
-    /// ONC RPC over TCP: a record mark whose top bit says "last fragment" (RFC 5531 section 11).
-    public static let rpcRecord = MessageFormat(
-        headerLength: 4,
+    /// ONC RPC over TCP: a record mark whose top bit says "last fragment" and whose other bits are the octets
+    /// behind it (RFC 5531 section 11), then xid and message type. The shortest message is a reply with 20 octets
+    /// behind the mark: MSG_DENIED, AUTH_ERROR and why (section 9); a call has more.
+    public static let rpc = MessageFormat(
+        headerLength: 24,
         lengthTerms: [LengthTerm(field: Field(offset: 0, width: 4, mask: 0x7fff_ffff))],
-        kind: Field(offset: 0, width: 1, mask: 0))
+        fixedExtra: -20, kind: Field(offset: 11, width: 1), id: Field(offset: 4, width: 4),
+        completeness: Field(offset: 0, width: 1, mask: 0x80))
 
     /// SMB2 over direct TCP: a zero octet and a length of 24 bits (MS-SMB2 section 2.1).
     public static let smb2 = MessageFormat(

@@ -107,4 +107,10 @@ public struct RequestRules: Hashable, Sendable {
         whole: 1 << 0x20 | 1 << 0x21 | 1 << 0x22 | 1 << 0x26 | 1 << 0x32 | 1 << 0x3f,
         sequence: Sequence(
             field: MessageFormat.Field(offset: 24, width: 4), flagOffset: 0, flagMask: 0x40))
+
+    /// ONC RPC (RFC 5531 section 9): a CALL, 0, opens a request and the REPLY, 1, with its xid ends it. Each xid,
+    /// of 32 bits, names one.
+    public static let rpc = RequestRules(
+        opening: 1 << 0, continuing: 0, noID: .max, progress: [], closing: [Closing(kinds: 1 << 1)],
+        counted: 0, whole: 1 << 1)
 }

@@ -266,71 +266,63 @@ private struct UncheckedPointer<Value>: @unchecked Sendable {
 }
 
 /// Tells which ports have input; sleeps until one has, a job comes, or time is due.
+///
+/// By poll(2), not epoll: a socket that epoll watches calls it for every packet that comes, on the sender's processor,
+/// also while nobody sleeps. Here there is nothing to be called but during a sleep.
 private struct Poller: ~Copyable {
-    private let epoll: Int32
-    private var registered: [PortNumber: Int32] = [:]
+    /// The first one is the worker's own.
+    private let entries: UnsafeMutablePointer<pollfd>
+    /// Bits of the ports of `entries`, in their order.
+    private let bits: UnsafeMutablePointer<UInt64>
+    private var count = 1
     /// Ports without a descriptor to wait for, and those that must be looked at anyway.
     private var polledPorts: UInt64 = 0
-    private let ready: UnsafeMutablePointer<epoll_event>
-    private let wakeDescriptor: Int32
 
     init(wakeDescriptor: Int32) {
-        epoll = epoll_create1(Int32(EPOLL_CLOEXEC))
-        self.wakeDescriptor = wakeDescriptor
-        ready = .allocate(capacity: 64)
-        var event = epoll_event()
-        event.events = EPOLLIN.rawValue
-        event.data.u32 = 0
-        epoll_ctl(epoll, EPOLL_CTL_ADD, wakeDescriptor, &event)
+        entries = .allocate(capacity: 65)
+        entries.initialize(
+            repeating: pollfd(fd: wakeDescriptor, events: Int16(POLLIN), revents: 0), count: 65)
+        bits = .allocate(capacity: 65)
+        bits.initialize(repeating: 0, count: 65)
     }
 
     deinit {
-        close(epoll)
-        ready.deallocate()
+        entries.deallocate()
+        bits.deallocate()
     }
 
     /// Follows ports that came, went, or have a new descriptor.
     mutating func update(_ pipeline: inout Pipeline) {
         polledPorts = 0
-        for (number, descriptor) in registered where !pipeline.output.has(number) {
-            if descriptor >= 0 { epoll_ctl(epoll, EPOLL_CTL_DEL, descriptor, nil) }
-            registered[number] = nil
-        }
+        count = 1
         for index in 0..<pipeline.output.numbers.count {
             let number = pipeline.output.numbers[index]
             guard let slot = pipeline.output.slots[Int(number)] else { continue }
+            let bit = UInt64(1) << UInt64(number)
+            if slot.port.needsPolling { polledPorts |= bit }
             let descriptor = slot.port.pollDescriptor
-            if slot.port.needsPolling { polledPorts |= 1 << UInt64(number) }
-            if registered[number] == descriptor { continue }
-            if let old = registered[number], old >= 0 {
-                epoll_ctl(epoll, EPOLL_CTL_DEL, old, nil)
-            }
-            registered[number] = descriptor
             guard descriptor >= 0 else { continue }
-            var event = epoll_event()
-            event.events = EPOLLIN.rawValue
-            event.data.u32 = UInt32(number)
-            epoll_ctl(epoll, EPOLL_CTL_ADD, descriptor, &event)
+            entries[count].fd = descriptor
+            bits[count] = bit
+            count += 1
         }
     }
 
     /// Bit n: port n has input, or has to be asked. Does not wait.
     func readyPorts() -> UInt64 {
-        let count = epoll_wait(epoll, ready, 64, 0)
+        // Without time to wait nothing is entered anywhere, only asked.
+        guard poll(entries + 1, nfds_t(count - 1), 0) > 0 else { return polledPorts }
         var result = polledPorts
-        for index in 0..<max(0, Int(count)) {
-            let number = ready[index].data.u32
-            if number != 0 { result |= 1 << UInt64(number & 63) }
-        }
+        for index in 1..<count where entries[index].revents != 0 { result |= bits[index] }
         return result
     }
 
     func wait() {
         var time = timespec(tv_sec: 0, tv_nsec: polledPorts != 0 ? 300_000 : 5_000_000)
-        let count = epoll_pwait2(epoll, ready, 64, &time, nil)
-        for index in 0..<max(0, Int(count)) where ready[index].data.u32 == 0 {
-            var value: UInt64 = 0
-            _ = read(wakeDescriptor, &value, 8)
+        guard dsr_poll(entries, UInt32(count), &time) > 0, entries[0].revents != 0 else {
+            return
         }
+        var value: UInt64 = 0
+        _ = read(entries[0].fd, &value, 8)
     }
 }

@@ -18,9 +18,16 @@ package final class DatagramMerging {
         var isClosed = false
     }
 
-    private var groups: [Group] = []
+    /// What a merge has come to.
+    private struct Progress {
+        var groups = 0
+        var buffers = 0
+    }
+
+    private let groups = UnsafeMutablePointer<Group>.allocate(capacity: DatagramMerging.groupCount)
     private let buffers = FrameBuffers(count: DatagramMerging.bufferCount)
-    private var used = 0
+    /// Frames of a flush beyond which none is merged.
+    private static let groupCount = 256
 
     /// Flows of a flush whose datagrams are merged.
     private static let bufferCount = 16
@@ -29,30 +36,34 @@ package final class DatagramMerging {
     /// Octets of IP in one frame.
     private static let octetMaximum = 65_535
 
-    package init() { groups.reserveCapacity(256) }
+    package init() {}
+
+    deinit { groups.deallocate() }
 
     /// Merges what can be. Frames stay valid until the next call.
     /// - Returns: how many frames are left.
     package func merge(_ frames: UnsafeMutablePointer<Frame>, count: Int) -> Int {
-        groups.removeAll(keepingCapacity: true)
-        used = 0
+        var progress = Progress()
         var kept = 0
         for index in 0..<count {
             let frame = frames[index]
-            guard frame.mayMerge, let header = Self.headerLength(frame) else {
+            guard frame.mayMerge, progress.groups < Self.groupCount,
+                let header = Self.headerLength(frame)
+            else {
                 frames[kept] = frame
                 kept += 1
                 continue
             }
-            if append(frame, header, frames) { continue }
+            if append(frame, header, frames, &progress) { continue }
             frames[kept] = frame
-            groups.append(
-                Group(
-                    place: kept, header: header, segment: frame.mergeableOctets,
-                    total: frame.mergeableOctets, count: 1))
+            groups[progress.groups] = Group(
+                place: kept, header: header, segment: frame.mergeableOctets,
+                total: frame.mergeableOctets, count: 1)
+            progress.groups += 1
             kept += 1
         }
-        for group in groups where group.count > 1 {
+        for index in 0..<progress.groups where groups[index].count > 1 {
+            let group = groups[index]
             frames[group.place].length = group.header + group.total
             finish(group, frames[group.place])
         }
@@ -75,12 +86,13 @@ package final class DatagramMerging {
 
     /// False: it begins a group of its own.
     private func append(
-        _ frame: Frame, _ header: Int, _ frames: UnsafeMutablePointer<Frame>
+        _ frame: Frame, _ header: Int, _ frames: UnsafeMutablePointer<Frame>,
+        _ progress: inout Progress
     ) -> Bool {
         let octets = frame.mergeableOctets
         // From the newest on: behind what is of the flow and closed nothing may go.
-        var index = groups.count
-        while index > max(0, groups.count - Self.bufferCount) {
+        var index = progress.groups
+        while index > max(0, progress.groups - Self.bufferCount) {
             index -= 1
             let group = groups[index]
             guard group.header == header,
@@ -89,7 +101,7 @@ package final class DatagramMerging {
             guard !group.isClosed, octets <= group.segment, group.count < Self.segmentMaximum,
                 header - 14 + group.total + octets <= Self.octetMaximum
             else { return false }
-            if group.count == 1, !copy(group, frames) { return false }
+            if group.count == 1, !copy(group, frames, &progress) { return false }
             (frames[group.place].start + header + group.total).copyMemory(
                 from: frame.start + header, byteCount: octets)
             groups[index].total += octets
@@ -101,10 +113,13 @@ package final class DatagramMerging {
     }
 
     /// Brings the first frame of a group to where there is room behind it. False: there is none.
-    private func copy(_ group: Group, _ frames: UnsafeMutablePointer<Frame>) -> Bool {
-        guard used < Self.bufferCount else { return false }
-        let copy = Frame(start: buffers.start(used), length: group.header + group.total)
-        used += 1
+    private func copy(
+        _ group: Group, _ frames: UnsafeMutablePointer<Frame>, _ progress: inout Progress
+    ) -> Bool {
+        guard progress.buffers < Self.bufferCount else { return false }
+        let copy = Frame(
+            start: buffers.start(progress.buffers), length: group.header + group.total)
+        progress.buffers += 1
         let size = VirtioHeader.size
         (copy.start - size).copyMemory(
             from: frames[group.place].start - size, byteCount: size + copy.length)

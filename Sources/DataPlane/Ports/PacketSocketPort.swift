@@ -27,8 +27,8 @@ public final class PacketSocketPort: Port {
 
     public let name: String
     public let device: String
-    public private(set) var pollDescriptor: Int32 = -1
-    public private(set) var isUp = false
+    public var pollDescriptor: Int32 { state.pointee.descriptor }
+    public var isUp: Bool { state.pointee.isUp }
     public private(set) var deviceCounters = PortDeviceCounters()
     /// MTU of the device when it was looked at last, 0 while it is gone.
     public private(set) var mtu = 0
@@ -39,22 +39,28 @@ public final class PacketSocketPort: Port {
     /// What `maintain` told last.
     private var toldUp = false
     private var interfaceIndex: Int32 = 0
-    private var received = dsr_batch()
-    private var sending = dsr_batch()
     private let queue = UnsafeMutablePointer<Frame>.allocate(
         capacity: PacketSocketPort.queueCapacity)
-    private var queued = 0
     private static let queueCapacity = 256
     /// Nil: the kernel does not know how.
-    private var merging: DatagramMerging?
+    private let merging: DatagramMerging?
+    /// What every packet needs, in raw memory: that nobody else uses it at the same time need not be checked.
+    private let state = UnsafeMutablePointer<State>.allocate(capacity: 1)
+    private struct State {
+        var descriptor: Int32 = -1
+        var isUp = false
+        var received = dsr_batch()
+        var sending = dsr_batch()
+        var queued = 0
+        /// Frames to ask for at once. Many small ones share the cost of a system call; few large ones, or
+        /// megabytes pass through here before the first acknowledgement is looked at, and the sender waits.
+        var burstLimit = 8
+    }
     private let buffers: FrameBuffers?
     private var ring: UnsafeMutableRawPointer?
     private var ringPosition = 0
     private var ringTaken = 0
     private static let burst = 64
-    /// Frames to ask for at once. Many small ones share the cost of a system call; few large ones, or
-    /// megabytes pass through here before the first acknowledgement is looked at, and the sender waits.
-    private var burstLimit = 8
     /// Octets of a burst: 8 GSO frames. Measured: 1 frame at a time costs a quarter of the throughput.
     private static let burstOctets = 512 << 10
     private static let ringSlot = 69_632
@@ -66,13 +72,15 @@ public final class PacketSocketPort: Port {
         self.options = options
         link = DeviceLink(device: device)
         buffers = options.receive == .batched ? FrameBuffers(count: Self.burst) : nil
-        dsr_batch_init(&received, UInt32(Self.burst), 1)
-        dsr_batch_init(&sending, UInt32(Self.queueCapacity), 0)
-        if KernelVersion.running >= .udpSegmentation { merging = DatagramMerging() }
+        merging = KernelVersion.running >= .udpSegmentation ? DatagramMerging() : nil
+        state.initialize(to: State())
+        dsr_batch_init(&state.pointee.received, UInt32(Self.burst), 1)
+        dsr_batch_init(&state.pointee.sending, UInt32(Self.queueCapacity), 0)
         if let buffers {
             for index in 0..<Self.burst {
                 dsr_batch_set(
-                    &received, UInt32(index), buffers.start(index) - VirtioHeader.size,
+                    &state.pointee.received, UInt32(index),
+                    buffers.start(index) - VirtioHeader.size,
                     Frame.maximumLength + VirtioHeader.size)
             }
         }
@@ -85,8 +93,9 @@ public final class PacketSocketPort: Port {
 
     deinit {
         shut()
-        dsr_batch_free(&received)
-        dsr_batch_free(&sending)
+        dsr_batch_free(&state.pointee.received)
+        dsr_batch_free(&state.pointee.sending)
+        state.deallocate()
         queue.deallocate()
     }
 
@@ -95,7 +104,7 @@ public final class PacketSocketPort: Port {
         guard descriptor >= 0 else {
             throw PortError(port: name, operation: "packet socket on \(device)", errno: -descriptor)
         }
-        pollDescriptor = descriptor
+        state.pointee.descriptor = descriptor
         if options.receive == .ring { try openRing() }
         if let filter = options.filter {
             let result = dsr_shortcut_filter(descriptor, filter)
@@ -136,10 +145,10 @@ public final class PacketSocketPort: Port {
         if let ring { munmap(ring, Self.ringSlot * options.ringSlots) }
         ring = nil
         if pollDescriptor >= 0 { close(pollDescriptor) }
-        pollDescriptor = -1
-        isUp = false
+        state.pointee.descriptor = -1
+        state.pointee.isUp = false
         mtu = 0
-        queued = 0
+        state.pointee.queued = 0
     }
 
     /// False when the device that we had joined is gone.
@@ -148,7 +157,7 @@ public final class PacketSocketPort: Port {
         let state = link.newest
         guard state.interfaceIndex == interfaceIndex else { return false }
         mtu = state.mtu
-        isUp = state.isUp
+        self.state.pointee.isUp = state.isUp
         return true
     }
 
@@ -159,33 +168,33 @@ public final class PacketSocketPort: Port {
     ) -> Int {
         guard pollDescriptor >= 0 else { return 0 }
         return ring == nil
-            ? receiveBatch(into: burst, limit: min(limit, burstLimit))
+            ? receiveBatch(into: burst, limit: min(limit, state.pointee.burstLimit))
             : receiveRing(into: burst, limit: limit)
     }
 
     private func receiveBatch(into burst: UnsafeMutablePointer<Frame>, limit: Int) -> Int {
         guard let buffers else { return 0 }
-        let count = Int(dsr_batch_receive(&received, pollDescriptor, UInt32(limit)))
+        let count = Int(dsr_batch_receive(&state.pointee.received, pollDescriptor, UInt32(limit)))
         guard count > 0 else { return 0 }
         var frames = 0
         var octets = 0
         for index in 0..<count {
-            let length = Int(dsr_batch_length(&received, UInt32(index)))
+            let length = Int(dsr_batch_length(&state.pointee.received, UInt32(index)))
             octets &+= length
             guard length > VirtioHeader.size else {
                 deviceCounters.receiveTruncated &+= 1
                 continue
             }
             var frame = Frame(start: buffers.start(index), length: length - VirtioHeader.size)
-            let tag = dsr_batch_vlan(&received, UInt32(index))
+            let tag = dsr_batch_vlan(&state.pointee.received, UInt32(index))
             if tag != 0, frame.length >= 14 { frame.restoreVLAN(tag) }
             burst[frames] = frame
             frames += 1
         }
         if octets > Self.burstOctets {
-            burstLimit = max(4, burstLimit / 2)
+            state.pointee.burstLimit = max(4, limit / 2)
         } else if count == limit, octets < Self.burstOctets / 2 {
-            burstLimit = min(Self.burst, burstLimit * 2)
+            state.pointee.burstLimit = min(Self.burst, limit * 2)
         }
         return frames
     }
@@ -228,24 +237,28 @@ public final class PacketSocketPort: Port {
             deviceCounters.transmitDrops &+= 1
             return
         }
-        if queued == Self.queueCapacity { flush(now: now) }
-        queue[queued] = frame
-        queued += 1
+        if state.pointee.queued == Self.queueCapacity { flush(now: now) }
+        queue[state.pointee.queued] = frame
+        state.pointee.queued &+= 1
     }
 
     public func flush(now: UInt64) {
+        var queued = state.pointee.queued
         guard queued > 0 else { return }
+        // Whatever becomes of them, they are not queued any more.
+        state.pointee.queued = 0
         if queued > 1, let merging { queued = merging.merge(queue, count: queued) }
         for index in 0..<queued {
             dsr_batch_set(
-                &sending, UInt32(index), queue[index].start - VirtioHeader.size,
+                &state.pointee.sending, UInt32(index), queue[index].start - VirtioHeader.size,
                 queue[index].length + VirtioHeader.size)
         }
         var first = 0
         var waits = 0
         while first < queued {
             let sent = Int(
-                dsr_batch_send(&sending, pollDescriptor, UInt32(first), UInt32(queued - first)))
+                dsr_batch_send(
+                    &state.pointee.sending, pollDescriptor, UInt32(first), UInt32(queued - first)))
             if sent > 0 {
                 first += sent
                 continue
@@ -256,15 +269,13 @@ public final class PacketSocketPort: Port {
                 // The device's queue is full: a short wait, at most 1 ms in all, then a drop.
                 guard waits < 10 else {
                     deviceCounters.transmitDrops &+= UInt64(queued - first)
-                    queued = 0
                     return
                 }
                 waits += 1
                 dsr_wait_writable(pollDescriptor)
             case ENETDOWN, ENXIO, ENODEV, EBADF:
-                isUp = false
+                state.pointee.isUp = false
                 deviceCounters.transmitDrops &+= UInt64(queued - first)
-                queued = 0
                 return
             default:
                 // This frame alone is not taken (too long, bad header): the others may be.
@@ -272,7 +283,6 @@ public final class PacketSocketPort: Port {
                 first += 1
             }
         }
-        queued = 0
     }
 
     // MARK: Link

@@ -60,15 +60,21 @@ public struct SpliceMessages: Hashable, Sendable {
     public var clientRouting: MessageRoutingRule?
     /// For the request log.
     public var requests: RequestRules?
+    /// With `MessageFormat.rpc`: calls of the client pass when they may be done twice and begin with one of these
+    /// file handles; others are held. Nil: all pass. The set is the dataplane's from `install` to `finishToSlow`,
+    /// `restoreClient` or the end.
+    public var clientHandles: RPCHandleSet?
     public init(
         format: MessageFormat, clientEdits: [MessageEdit] = [], serverEdits: [MessageEdit] = [],
         clientHeaderDistance: UInt32 = 0, serverHeaderDistance: UInt32 = 0,
         clientHoldKinds: UInt64 = 0, clientHoldRule: MessageHoldRule? = nil,
-        clientRouting: MessageRoutingRule? = nil, requests: RequestRules? = nil
+        clientRouting: MessageRoutingRule? = nil, requests: RequestRules? = nil,
+        clientHandles: RPCHandleSet? = nil
     ) {
         self.clientHoldRule = clientHoldRule
         self.clientRouting = clientRouting
         self.requests = requests
+        self.clientHandles = clientHandles
         self.format = format
         self.clientEdits = clientEdits
         self.serverEdits = serverEdits

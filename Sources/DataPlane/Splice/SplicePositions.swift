@@ -96,7 +96,8 @@ extension Splicer {
                 messages.format, edits: messages.clientEdits, holdKinds: messages.clientHoldKinds,
                 holdRule: messages.clientHoldRule, routing: messages.clientRouting,
                 nextHeader: client.receiveNext + messages.clientHeaderDistance,
-                followed: client.receiveNext, log: log?.log, role: .client))
+                followed: client.receiveNext, log: log?.log, role: .client,
+                handles: messages.clientHandles))
         side(id, .client).pointee.tracker = fromClient
         let fromServer = UnsafeMutablePointer<MessageTracker>.allocate(capacity: 1)
         fromServer.initialize(

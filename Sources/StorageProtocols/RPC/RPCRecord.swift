@@ -94,6 +94,22 @@ public struct RPCRecordReader: Sendable {
         }
     }
 
+    /// Takes out all that was not handed out: a stream that another reader can go on with. Fragments of a record that has
+    /// begun are one fragment there.
+    public mutating func takeRest() -> [UInt8] {
+        var rest: [UInt8] = []
+        if isInside {
+            var header = XDRWriter()
+            header.uint32(
+                UInt32(truncatingIfNeeded: record.count + missing)
+                    | (isLast ? RPCRecord.lastFragment : 0))
+            rest = header.bytes + record
+        }
+        rest += buffer[head...]
+        self = RPCRecordReader(maximum: maximum)
+        return rest
+    }
+
     private mutating func compact() {
         if head == buffer.count {
             buffer.removeAll()
