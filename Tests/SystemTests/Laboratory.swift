@@ -156,6 +156,18 @@ extension Trait where Self == LabTrait {
     ) -> LabTrait { LabTrait(topology: topology, configuration: configuration) }
 }
 
+/// Faults at the client's port and at those of three servers.
+func withFaults(_ faults: String) -> @Sendable (String) throws -> String {
+    { text in
+        let ports = ["c0": "client", "s1": "storage", "s2": "storage", "s3": "storage"]
+        return ports.reduce(text) { result, port in
+            result.replacingOccurrences(
+                of: "device: \(port.key), side: \(port.value)}",
+                with: "device: \(port.key), side: \(port.value), faults: {\(faults)}}")
+        }
+    }
+}
+
 /// Health is checked at the start, then not before the suite is over: what is on the wire is the sessions'.
 let withRareHealthChecks: @Sendable (String) throws -> String = {
     $0 + "\nhealth: {interval_ms: 3600000}\n"

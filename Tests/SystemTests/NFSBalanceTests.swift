@@ -94,7 +94,8 @@ extension SystemTests {
             let found = try await lab.export("e1")
             let row = try #require(found)
             let (calls, fast) = (row.calls - before, row.fastCalls - fastBefore)
-            #expect(fast > calls / 2, "\(row)")
+            // A connection is relayed for the first second.
+            #expect(fast > calls / (transport == "udp" ? 2 : 10), "\(row)")
             try await expectClient(lab, transport)
 
             let shown = try await lab.dsrctl("balance", "plan")

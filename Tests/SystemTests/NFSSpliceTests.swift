@@ -150,15 +150,7 @@ extension SystemTests {
         "NFS: spliced connections with faults", .serialized,
         .lab(
             "fig2-nas",
-            configuration: { text in
-                let faults = "faults: {drop: 0.01, duplicate: 0.003, reorder: 0.003, seed: 7}"
-                let ports = ["c0": "client", "s1": "storage", "s2": "storage", "s3": "storage"]
-                return ports.reduce(text) { result, port in
-                    result.replacingOccurrences(
-                        of: "device: \(port.key), side: \(port.value)}",
-                        with: "device: \(port.key), side: \(port.value), \(faults)}")
-                }
-            }))
+            configuration: withFaults("drop: 0.01, duplicate: 0.003, reorder: 0.003, seed: 7")))
     struct NFSSpliceFaults {
         /// In and out again and again; no octet may be lost, no call be done for nobody.
         @Test func forcedChanges() async throws {

@@ -38,15 +38,7 @@ extension SystemTests {
     /// The same over links that lose, duplicate and reorder packets.
     @Suite(
         "Splice loop with faults", .serialized,
-        .lab(configuration: { text in
-            let faults = "faults: {drop: 0.003, duplicate: 0.003, reorder: 0.003, seed: 7}"
-            let ports = ["c0": "client", "s1": "storage", "s2": "storage", "s3": "storage"]
-            return ports.reduce(text) { result, port in
-                result.replacingOccurrences(
-                    of: "device: \(port.key), side: \(port.value)}",
-                    with: "device: \(port.key), side: \(port.value), \(faults)}")
-            }
-        }))
+        .lab(configuration: withFaults("drop: 0.003, duplicate: 0.003, reorder: 0.003, seed: 7")))
     struct FaultyLinkTests {
         @Test func theFaultsAreConfigured() async throws {
             let lab = try Laboratory.here()
