@@ -70,6 +70,8 @@ final class NFSStreamSession: Session {
 
     /// The connection is here again.
     func resume() {
+        // What was done anew may have closed it.
+        guard !isOver else { return }
         isReadable = true
         watch()
         flush()
@@ -78,7 +80,7 @@ final class NFSStreamSession: Session {
 
     private var hasRoom: Bool {
         openCalls < Self.callMaximum && output.count < Self.outputMaximum
-            && links.unsent < Self.outputMaximum && !grain.isWanted
+            && links.unsent < Self.outputMaximum && !grain.isWanted && alone == nil
     }
 
     /// Reads as long as there is room for what is said.
