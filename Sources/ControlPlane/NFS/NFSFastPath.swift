@@ -1,6 +1,5 @@
 import DataPlane
 import Logging
-import StorageProtocols
 
 /// Calls over UDP that the dataplane forwards by itself: tells it of servers, clients and handles.
 ///
@@ -173,7 +172,7 @@ final class NFSFastPath {
         guard isOn, client.transport == .udp, let id = DatagramResourceID(exactly: index),
             resources[id] != nil, !isDistinct || takesPrefixed,
             // The dataplane looks at neither credentials nor procedures' effects.
-            rights.mode == .readWrite, rights.squash == .none
+            rights.changeNothing
         else { return }
         let endpoint = DatagramEndpoint(address: client.address, port: client.port)
         if let binding = bindings[endpoint] {
@@ -185,9 +184,9 @@ final class NFSFastPath {
         } else {
             bind(endpoint, id)
         }
-        guard !isDistinct, let handle = Self.handle(call) else { return }
+        guard !isDistinct, let handle = DatagramCall.handle(of: call) else { return }
         engine.dataplane.post(
-            [.datagram(.installHandle(handle, resource: id))], onRefusal: { _ in })
+            [.datagram(.installHandle(Array(call[handle]), resource: id))], onRefusal: { _ in })
     }
 
     private func bind(_ client: DatagramEndpoint, _ id: DatagramResourceID) {
@@ -209,38 +208,6 @@ final class NFSFastPath {
             bindings[client] = binding
         } catch {
             engine.log.debug("NFS: no port for \(client.address): \(error)")
-        }
-    }
-
-    /// The handle that a call of the fast path begins with.
-    private static func handle(_ call: [UInt8]) -> [UInt8]? {
-        call.withUnsafeBytes { raw -> [UInt8]? in
-            var reader = XDRReader(raw)
-            guard let header = try? RPCCallHeader(&reader),
-                let procedure = NFSProcedure(version: header.version, number: header.procedure),
-                isFast(procedure),
-                let call = try? NFSCall(procedure, raw, at: header.arguments),
-                let range = call.handles.first
-            else { return nil }
-            return Array(raw[range])
-        }
-    }
-
-    /// What may be done twice, begins with a handle and has none in its reply.
-    private static func isFast(_ procedure: NFSProcedure) -> Bool {
-        switch procedure {
-        case .v3(let number):
-            switch number {
-            case .getattr, .access, .readlink, .read, .write, .readdir, .fsstat, .fsinfo,
-                .pathconf, .commit:
-                true
-            default: false
-            }
-        case .v2(let number):
-            switch number {
-            case .getattr, .readlink, .read, .write, .readdir, .statfs: true
-            default: false
-            }
         }
     }
 

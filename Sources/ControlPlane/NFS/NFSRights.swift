@@ -18,6 +18,9 @@ package struct NFSRights: Hashable, Sendable {
         self.anonymousGroup = anonymousGroup
     }
 
+    /// Calls go to servers as they are: nothing is forbidden, and no credential changed.
+    var changeNothing: Bool { mode == .readWrite && squash == .none }
+
     // RFC 5531 section 9: a call is six words, credential, verifier, arguments; appendix A: a body of AUTH_SYS is
     // stamp, machine name, uid, gid, further gids.
     /// A call with the credential that the server is to see. What is behind the verifier stays, at another place when

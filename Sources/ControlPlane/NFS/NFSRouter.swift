@@ -172,10 +172,7 @@ package final class NFSRouter {
 
     /// Exports whose calls a client may send to servers as they are: nothing is forbidden, and no credential changed.
     package func passableExports(for client: IPAddress) -> [UInt32] {
-        order.filter { index in
-            guard let rights = exports[index]?.export.rights(of: client) else { return false }
-            return rights.mode == .readWrite && rights.squash == .none
-        }
+        order.filter { exports[$0]?.export.rights(of: client).changeNothing == true }
     }
 
     // MARK: Calls

@@ -194,9 +194,8 @@ final class NFSService {
     /// Whether calls like this one may pass by the dataplane alone, which looks at neither credentials nor procedures'
     /// effects and changes neither handles nor replies.
     func canSplice(_ forward: NFSForward, _ client: NFSClient) -> Bool {
-        let rights = router.rights(forward.index, client)
-        return forward.program == NFSProgram.number && !router.scheme.isDistinct(forward.index)
-            && rights.mode == .readWrite && rights.squash == .none
+        forward.program == NFSProgram.number && !router.scheme.isDistinct(forward.index)
+            && router.rights(forward.index, client).changeNothing
     }
 
     /// ns that a call may be open before its server is looked at.

@@ -109,6 +109,19 @@ package struct DatagramCall: Equatable {
                 handleOffset: handleOffset, handleLength: handleLength))
     }
 
+    /// Where the handle is that a whole call begins with; nil: it is none of these procedures.
+    package static func handle(
+        of call: [UInt8], procedures: Procedures = .datagrams
+    ) -> Range<Int>? {
+        call.withUnsafeBytes { octets -> Range<Int>? in
+            guard let start = octets.baseAddress,
+                case .call(let found) = step(
+                    start, length: octets.count, procedures: procedures)
+            else { return nil }
+            return found.handleOffset..<(found.handleOffset + found.handleLength)
+        }
+    }
+
     /// Octets that the body of a credential or verifier takes; nil when it is too long. RFC 4506 section 4.10: opaque
     /// data is filled up to a multiple of four octets.
     @inline(__always)

@@ -145,13 +145,7 @@ public final class RPCHandleSet: @unchecked Sendable, Hashable {
 
     /// Where the handle is that a call without record mark begins with; nil: it is none that may pass.
     package static func handle(of call: [UInt8]) -> Range<Int>? {
-        call.withUnsafeBytes { octets -> Range<Int>? in
-            guard let start = octets.baseAddress,
-                case .call(let found) = DatagramCall.step(
-                    start, length: octets.count, procedures: procedures)
-            else { return nil }
-            return found.handleOffset..<(found.handleOffset + found.handleLength)
-        }
+        DatagramCall.handle(of: call, procedures: procedures)
     }
 
     /// Counts a call that passed.
