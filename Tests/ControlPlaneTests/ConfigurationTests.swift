@@ -26,7 +26,7 @@ let exampleConfiguration = """
         device: dsr-client
         mac: 02:00:00:00:01:01
         addresses: [10.0.0.1/24, "fd00::1/64"]
-      storage: { device: dsr-storage, mac: "02:00:00:00:02:01", addresses: [10.0.1.1/24] }
+      storage: { device: dsr-storage, mac: "02:00:00:00:02:01", addresses: [10.0.1.1/24], initcwnd: 40 }
       shortcut: off
     servers:
       - name: srv1
@@ -121,6 +121,7 @@ private let head = """
         #expect(result.clientCPU.addresses.map(\.prefixLength) == [24, 64])
         #expect(result.clientCPU.addresses.first?.address == IPAddress(v4: 0x0a00_0001))
         #expect(result.storageCPU.addresses.first?.address == IPAddress(v4: 0x0a00_0101))
+        #expect(result.clientCPU.initialWindow == 400 && result.storageCPU.initialWindow == 40)
         #expect(result.servers.map(\.name) == ["srv1", "srv2"])
         #expect(result.servers[0].iscsiPort == 3_261)
         #expect(result.servers[1].iscsiPort == 3_260)
@@ -279,6 +280,7 @@ private let head = """
         Wrong("10.0.0.1/24", "10.0.0.1/+8", "cpu.client.addresses[0]", "prefix length"),
         Wrong(
             "02:00:00:00:01:01", "02:00:00:00:01", "cpu.client.mac", "as 02:00:00:00:00:01"),
+        Wrong("initcwnd: 40", "initcwnd: 0", "cpu.storage.initcwnd", "1 to 10000"),
         Wrong("02:00:00:00:01:01", "03:00:00:00:01:01", "cpu.client.mac", "unicast MAC address"),
         Wrong("02:00:00:00:01:01", "02:00:00:00:01:-1", "cpu.client.mac", "unicast MAC address"),
         Wrong(

@@ -165,6 +165,24 @@ extension SystemTests {
             #expect(session.waitForEnd())
         }
 
+        /// What a socket in the middle of a session begins with, in both families; no route is there twice.
+        @Test func routesHaveTheInitialWindow() async throws {
+            let lab = try Laboratory.here()
+            for (device, networks) in [
+                ("dsr-client", ["10.10.0.0/24", "fd10::/64"]),
+                ("dsr-storage", ["10.20.0.0/24", "fd20::/64"]),
+            ] {
+                for (family, network) in zip(["-4", "-6"], networks) {
+                    let text = try await lab.run(
+                        "dsr1", ["ip", family, "route", "show", network, "dev", device])
+                    let routes = text.split(separator: "\n")
+                    #expect(routes.count == 1, "\(text)")
+                    #expect(text.contains(" initcwnd 400"), "\(text)")
+                    #expect(text.contains("proto kernel"), "\(text)")
+                }
+            }
+        }
+
         /// The announcements at a start, on both sides and in both families.
         @Test func addressesAreAnnounced() async throws {
             let lab = try Laboratory.here()

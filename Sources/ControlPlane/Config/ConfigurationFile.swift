@@ -168,7 +168,7 @@ private struct ConfigurationBuilder {
 
     private func cpuPort(_ node: Node?, _ field: String) -> CPUPortConfiguration {
         let values = reader.mapping(
-            node, field, keys: ["device", "mac", "addresses"],
+            node, field, keys: ["device", "mac", "addresses", "initcwnd"],
             required: ["device", "mac", "addresses"])
         let addresses = reader.sequence(values["addresses"], "\(field).addresses").compactMap {
             reader.interfaceAddress($0.node, $0.field)
@@ -178,7 +178,10 @@ private struct ConfigurationBuilder {
         }
         return CPUPortConfiguration(
             device: reader.device(values["device"], "\(field).device"),
-            macAddress: reader.mac(values["mac"], "\(field).mac"), addresses: addresses)
+            macAddress: reader.mac(values["mac"], "\(field).mac"), addresses: addresses,
+            initialWindow: reader.integer(
+                values["initcwnd"], "\(field).initcwnd", in: 1...10_000,
+                default: CPUPortConfiguration.defaultInitialWindow))
     }
 
     private func port(_ node: Node, _ field: String) -> PortConfiguration {

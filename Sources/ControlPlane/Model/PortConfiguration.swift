@@ -98,10 +98,19 @@ public struct CPUPortConfiguration: Hashable, Sendable {
     public var macAddress: MACAddress
     /// The client side's are the virtual addresses.
     public var addresses: [InterfaceAddress]
+    /// Segments that the kernel's TCP sends to ends in these networks before the first acknowledgement. A socket that is
+    /// put together in the middle of a session begins with it, like a new one.
+    public var initialWindow: Int
 
-    public init(device: String, macAddress: MACAddress, addresses: [InterfaceAddress]) {
+    public static let defaultInitialWindow = 400
+
+    public init(
+        device: String, macAddress: MACAddress, addresses: [InterfaceAddress],
+        initialWindow: Int = defaultInitialWindow
+    ) {
         self.device = device
         self.macAddress = macAddress
         self.addresses = addresses
+        self.initialWindow = initialWindow
     }
 }

@@ -63,6 +63,46 @@ public final class Netlink {
         try check("add address \(prefix)", rtnl_addr_add(socket, address, 0))
     }
 
+    /// So many segments may be sent on a connection with an end in this network before the first of them is acknowledged
+    /// (`initcwnd` of ip-route(8)): the route that came with an address of the device is replaced by one that says so.
+    public func setInitialWindow(
+        _ prefix: IPPrefix, interfaceIndex: Int32, segments: UInt32
+    ) throws(NetlinkError) {
+        let isIPv4 = prefix.address.isIPv4
+        // Nobody else is in such a network.
+        guard prefix.length < (isIPv4 ? 32 : 128) else { return }
+        let operation = "initcwnd of \(prefix)"
+        guard let route = rtnl_route_alloc() else {
+            throw NetlinkError(operation: operation, message: "no memory")
+        }
+        defer { rtnl_route_put(route) }
+        guard let network = native(IPPrefix(address: prefix.network, length: prefix.length)),
+            let source = native(
+                IPPrefix(address: prefix.address, length: isIPv4 ? 32 : 128)),
+            let hop = rtnl_route_nh_alloc()
+        else { throw NetlinkError(operation: operation, message: "no memory") }
+        defer {
+            nl_addr_put(network)
+            nl_addr_put(source)
+        }
+        // As the kernel made it, or it would stay beside this one.
+        rtnl_route_set_table(route, UInt32(RT_TABLE_MAIN.rawValue))
+        rtnl_route_set_protocol(route, 2)  // RTPROT_KERNEL
+        rtnl_route_set_scope(
+            route, UInt8(isIPv4 ? RT_SCOPE_LINK.rawValue : RT_SCOPE_UNIVERSE.rawValue))
+        if isIPv4 {
+            try check(operation, rtnl_route_set_pref_src(route, source))
+        } else {
+            rtnl_route_set_priority(route, 256)  // IP6_RT_PRIO_ADDRCONF
+        }
+        try check(operation, rtnl_route_set_dst(route, network))
+        try check(operation, rtnl_route_set_metric(route, 11, segments))  // RTAX_INITCWND
+        rtnl_route_nh_set_ifindex(hop, interfaceIndex)
+        rtnl_route_add_nexthop(route, hop)
+        try check(
+            operation, rtnl_route_add(socket, route, Int32(NLM_F_CREATE | NLM_F_REPLACE)))
+    }
+
     /// MAC address of a neighbour of a device, when the kernel knows it.
     public func neighbour(
         _ wanted: IPAddress, interfaceIndex: Int32

@@ -146,9 +146,17 @@ public final class Daemon: @unchecked Sendable {
             let tap = try TAPPort(name: cpu.device, macAddress: cpu.macAddress, watch: links)
             SystemSettings.prepareDevice(cpu.device)
             for address in cpu.addresses {
-                try netlink.addAddress(
-                    IPPrefix(address: address.address, length: Int(address.prefixLength)),
-                    interfaceIndex: tap.interfaceIndex)
+                let prefix = IPPrefix(
+                    address: address.address, length: Int(address.prefixLength))
+                try netlink.addAddress(prefix, interfaceIndex: tap.interfaceIndex)
+                // Sessions work with the kernel's own value too, only slower after each change.
+                do {
+                    try netlink.setInitialWindow(
+                        prefix, interfaceIndex: tap.interfaceIndex,
+                        segments: UInt32(cpu.initialWindow))
+                } catch {
+                    log.notice("\(cpu.device): \(error)")
+                }
             }
             do {
                 try shortcut?.add(
