@@ -145,10 +145,14 @@ public final class Daemon: @unchecked Sendable {
         for (offset, cpu) in [configuration.clientCPU, configuration.storageCPU].enumerated() {
             let tap = try TAPPort(name: cpu.device, macAddress: cpu.macAddress, watch: links)
             SystemSettings.prepareDevice(cpu.device)
+            var networks: Set<IPPrefix> = []
             for address in cpu.addresses {
                 let prefix = IPPrefix(
                     address: address.address, length: Int(address.prefixLength))
                 try netlink.addAddress(prefix, interfaceIndex: tap.interfaceIndex)
+                // A network has one route, with its first address as source; the others are secondary.
+                let network = IPPrefix(address: prefix.network, length: prefix.length)
+                guard networks.insert(network).inserted else { continue }
                 // Sessions work with the kernel's own value too, only slower after each change.
                 do {
                     try netlink.setInitialWindow(
